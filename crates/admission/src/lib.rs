@@ -1,0 +1,30 @@
+//! May this run, and what does it cost?
+//!
+//! [`Admission`] knows callers by their keys, holds quota for a job before it runs and hands out a
+//! [`Permit`]: the proof of a hold. A permit is settled exactly once, by [`Permit::settle`] or, when
+//! it is dropped, in the background, so every way out of a request pays for what it used and
+//! nothing else, and leaves exactly one ledger row.
+//!
+//! What it needs of the outside it owns as ports: [`Tenants`] (who exists), [`Quota`] (counters
+//! held and settled atomically over all scopes) and [`Ledger`] (what happened, for ever).
+//!
+//! Invariant: knows nothing of HTTP, Redis, SQL or workers.
+
+mod admission;
+mod directory;
+mod error;
+mod estimate;
+mod key;
+mod ledger;
+mod permit;
+mod policy;
+mod quota;
+
+pub use admission::{Admission, AdmissionParts};
+pub use directory::{Caller, Directory};
+pub use error::{AdmitError, StoreError};
+pub use key::{ApiKey, KeyDigest, Pepper, PepperError};
+pub use ledger::{Admitted, Entry, Ledger, Outcome};
+pub use permit::{Permit, Receipt};
+pub use policy::{Budget, KeyRecord, Limits, NewKey, Place, Snapshot, Tenants};
+pub use quota::{Ask, Grant, LimitKind, Quota, Refusal, Spent};

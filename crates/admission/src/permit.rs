@@ -1,0 +1,229 @@
+//! The proof of a hold, and its end.
+//!
+//! A [`Permit`] carries a lease: tokens that are paid for. It is extended while a stream runs, in
+//! slices that are held before they are used, so the charge never exceeds what was held. Dropping a
+//! permit settles it in the background with what it has recorded so far.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage};
+
+use crate::admission::Shared;
+use crate::ledger::{Admitted, Entry, Outcome};
+use crate::quota::Spent;
+
+/// The proof that a job's quota is held. Dropping it settles what it used so far.
+pub struct Permit {
+    shared: Arc<Shared>,
+    admitted: Admitted,
+    price: Price,
+    max_output: u32,
+    lease: Mutex<Lease>,
+}
+
+/// What is held and what is used of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lease {
+    held: NanoUsd,
+    allowance: u32,
+    usage: Usage,
+    cost: NanoUsd,
+    settled: bool,
+}
+
+/// What was settled: two figures, always, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The row that was written.
+    pub entry: Entry,
+}
+
+impl Permit {
+    pub(crate) fn new(shared: Arc<Shared>, admitted: Admitted, job: &Job, held: NanoUsd) -> Self {
+        let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
+        let lease = Lease { held, usage, ..Lease::default() };
+        let permit = Self {
+            shared,
+            admitted,
+            price: *job.price(),
+            max_output: job.max_output(),
+            lease: Mutex::new(lease),
+        };
+        permit.with_lease(|lease| lease.allowance = permit.affordable(lease));
+        permit
+    }
+
+    /// Names the hold.
+    pub const fn hold(&self) -> HoldId {
+        self.admitted.hold
+    }
+
+    /// Tokens paid for, in total; at least 1.
+    pub fn allowance(&self) -> u32 {
+        self.with_lease(|lease| lease.allowance)
+    }
+
+    /// Whether so much of the lease is used that it is time to extend it.
+    pub fn runs_short(&self) -> bool {
+        self.with_lease(|lease| {
+            let left = lease.allowance.saturating_sub(lease.usage.completion_tokens);
+            lease.allowance < self.max_output && left <= SLICE_TOKENS / 2
+        })
+    }
+
+    /// Whether every token that was paid for has been produced, and more are wanted.
+    pub fn is_used_up(&self) -> bool {
+        self.with_lease(|lease| {
+            let produced = lease.usage.completion_tokens;
+            produced >= lease.allowance && produced < self.max_output
+        })
+    }
+
+    /// Notes what the job has used so far, and what that cost.
+    ///
+    /// The prompt is charged when its computation has begun: a job that never ran pays nothing.
+    pub fn record(&self, usage: Usage, cost: NanoUsd) {
+        self.with_lease(|lease| {
+            lease.usage = usage;
+            lease.cost = cost;
+        });
+    }
+
+    /// What the job has used and what that comes to, as of now.
+    pub fn so_far(&self) -> (Usage, Charge) {
+        let lease = self.with_lease(|lease| *lease);
+        (lease.usage, Charge { cost: lease.cost, charge: self.due(&lease).0 })
+    }
+
+    /// Holds another slice. The new allowance, or `None` if a budget has nothing left.
+    ///
+    /// An unreachable store refuses too: a hard budget fails closed.
+    pub async fn extend(&self) -> Option<u32> {
+        let lease = self.with_lease(|lease| *lease);
+        let target = lease.allowance.saturating_add(SLICE_TOKENS).min(self.max_output);
+        let least = self.amount_for(&lease, lease.allowance + 1) - lease.held;
+        let most = self.amount_for(&lease, target) - lease.held;
+        if target <= lease.allowance {
+            return Some(lease.allowance);
+        }
+        if most > NanoUsd::ZERO {
+            let least = least.max(NanoUsd::ZERO);
+            let tokens = target - lease.allowance;
+            let granted = self.shared.quota.extend(self.hold(), least, most, tokens).await;
+            let grant = match granted {
+                Ok(Ok(grant)) => grant,
+                Ok(Err(_)) => return None,
+                Err(error) => {
+                    tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
+                    return None;
+                }
+            };
+            self.with_lease(|lease| lease.held += grant.amount);
+        }
+        Some(self.with_lease(|lease| {
+            lease.allowance = self.affordable(lease).clamp(lease.allowance, target);
+            lease.allowance
+        }))
+    }
+
+    /// Ends the hold: writes the ledger row, then gives back what was not used.
+    ///
+    /// Never fails towards the caller: what cannot be written now is retried in the background.
+    pub async fn settle(self, outcome: Outcome) -> Receipt {
+        let entry = self.close(outcome);
+        let (shared, spent) = (Arc::clone(&self.shared), spent(&entry));
+        shared.write(entry.clone(), spent).await;
+        Receipt { entry }
+    }
+
+    /// Marks the lease as settled and makes its row.
+    fn close(&self, outcome: Outcome) -> Entry {
+        let lease = self.with_lease(|lease| {
+            lease.settled = true;
+            *lease
+        });
+        let (charge, overrun) = match outcome {
+            // A hit used no accelerator, and we hold nobody's answer for ransom.
+            Outcome::CacheHit => (NanoUsd::ZERO, NanoUsd::ZERO),
+            _ => self.due(&lease),
+        };
+        self.shared.estimates.learn(&self.admitted.digest, &lease.usage);
+        Entry {
+            admitted: self.admitted.clone(),
+            outcome,
+            closed_at: self.shared.clock.now(),
+            usage: lease.usage,
+            charge: Charge { cost: lease.cost, charge },
+            overrun,
+        }
+    }
+
+    /// What the tenant pays, and what the price asks beyond what was held.
+    fn due(&self, lease: &Lease) -> (NanoUsd, NanoUsd) {
+        if lease.usage.gpu == GpuTime::ZERO && lease.usage.completion_tokens == 0 {
+            return (NanoUsd::ZERO, NanoUsd::ZERO);
+        }
+        let asked = self.price.charge(&lease.usage);
+        let charge = asked.min(lease.held);
+        (charge, asked - charge)
+    }
+
+    /// Money that must be held for an output of `tokens` tokens.
+    fn amount_for(&self, lease: &Lease, tokens: u32) -> NanoUsd {
+        let done = lease.usage.completion_tokens;
+        let ahead = tokens.saturating_sub(done);
+        self.shared.amount(&self.price, &self.admitted.digest, &lease.usage, ahead)
+    }
+
+    /// The longest output that what is held pays for; at least 1, as the hold began with one.
+    fn affordable(&self, lease: &Lease) -> u32 {
+        let (mut low, mut high) = (1, self.max_output);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.amount_for(lease, middle) <= lease.held {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        low
+    }
+
+    fn with_lease<T>(&self, use_it: impl FnOnce(&mut Lease) -> T) -> T {
+        use_it(&mut self.lease.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.with_lease(|lease| lease.settled) {
+            return;
+        }
+        let entry = self.close(Outcome::ClientGone);
+        let spent = spent(&entry);
+        self.shared.write_in_background(entry, spent);
+    }
+}
+
+fn spent(entry: &Entry) -> Spent {
+    let tokens = match entry.outcome {
+        Outcome::Finished(_) | Outcome::ClientGone | Outcome::CacheHit => {
+            entry.usage.prompt_tokens + entry.usage.completion_tokens
+        }
+        Outcome::Failed(_) | Outcome::Interrupted => entry.usage.completion_tokens,
+    };
+    Spent { amount: entry.charge.charge, tokens }
+}
+
+impl Receipt {
+    /// Why the answer ended, if it was answered.
+    pub const fn finish_reason(&self) -> Option<FinishReason> {
+        match self.entry.outcome {
+            Outcome::Finished(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// Tokens held at a time while a stream runs.
+pub(crate) const SLICE_TOKENS: u32 = 64;

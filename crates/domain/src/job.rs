@@ -1,0 +1,166 @@
+//! One request that may run: the model exists, the prompt is in tokens, the output is bounded.
+
+use std::sync::Arc;
+
+use crate::{ModelDigest, ModelName, Price, RequestId, Sampling};
+
+/// Everything a [`Job`] is made of.
+#[derive(Clone, Debug)]
+pub struct JobParts {
+    /// The request this job answers.
+    pub request: RequestId,
+    /// The model to run.
+    pub model: ModelName,
+    /// Its exact version, as resolved when the request came.
+    pub digest: ModelDigest,
+    /// Longest prompt plus output of that model, in tokens.
+    pub context_length: u32,
+    /// The prompt, in tokens.
+    pub prompt: Arc<[u32]>,
+    /// Most tokens to produce, if the caller said so. The context bounds it in any case.
+    pub max_output: Option<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the output; they are not part of it.
+    pub stop: Vec<String>,
+    /// The same job would give the same tokens again: greedy, or seeded by the caller.
+    pub reproducible: bool,
+    /// What the tenant pays.
+    pub price: Price,
+}
+
+/// A job that can be priced, held and dispatched. Made only by [`Job::new`].
+#[derive(Clone, Debug)]
+pub struct Job {
+    parts: JobParts,
+    max_output: u32,
+}
+
+/// Why the parts are not a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Nothing to continue from.
+    #[error("the prompt is empty; send at least one token of text")]
+    EmptyPrompt,
+    /// Prompt and requested output do not fit the model.
+    #[error(
+        "this model's maximum context length is {context_length} tokens, but {prompt} were sent in the prompt and {output} asked for; shorten the prompt or the output"
+    )]
+    ContextExceeded {
+        /// The model's limit.
+        context_length: u32,
+        /// Tokens in the prompt.
+        prompt: usize,
+        /// Tokens asked for, at least 1.
+        output: u32,
+    },
+}
+
+impl Job {
+    /// Checks that prompt and output fit the model, and bounds the output by the context.
+    pub fn new(parts: JobParts) -> Result<Self, JobError> {
+        if parts.prompt.is_empty() {
+            return Err(JobError::EmptyPrompt);
+        }
+        let output = parts.max_output.unwrap_or(1);
+        let room = u32::try_from(parts.prompt.len())
+            .ok()
+            .and_then(|prompt| parts.context_length.checked_sub(prompt))
+            .unwrap_or(0);
+        if output > room {
+            return Err(JobError::ContextExceeded {
+                context_length: parts.context_length,
+                prompt: parts.prompt.len(),
+                output,
+            });
+        }
+        let max_output = parts.max_output.unwrap_or(room);
+        Ok(Self { parts, max_output })
+    }
+
+    /// The request this job answers.
+    pub const fn request(&self) -> RequestId {
+        self.parts.request
+    }
+
+    /// The model to run.
+    pub const fn model(&self) -> &ModelName {
+        &self.parts.model
+    }
+
+    /// The exact version of the model.
+    pub const fn digest(&self) -> &ModelDigest {
+        &self.parts.digest
+    }
+
+    /// The prompt, in tokens.
+    pub const fn prompt(&self) -> &Arc<[u32]> {
+        &self.parts.prompt
+    }
+
+    /// Tokens in the prompt.
+    pub fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.parts.prompt.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Most tokens to produce; at least 1, and prompt plus this fits the context.
+    pub const fn max_output(&self) -> u32 {
+        self.max_output
+    }
+
+    /// How tokens are chosen.
+    pub const fn sampling(&self) -> &Sampling {
+        &self.parts.sampling
+    }
+
+    /// What the tenant pays.
+    pub const fn price(&self) -> &Price {
+        &self.parts.price
+    }
+
+    /// Whether the same job would give the same tokens again.
+    pub const fn reproducible(&self) -> bool {
+        self.parts.reproducible
+    }
+
+    /// Texts that end the output.
+    pub fn stop(&self) -> &[String] {
+        &self.parts.stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NanoUsd;
+
+    fn parts(prompt: usize, max_output: Option<u32>) -> JobParts {
+        JobParts {
+            request: RequestId::generate(),
+            model: ModelName::new("m"),
+            digest: ModelDigest::new("00"),
+            context_length: 100,
+            prompt: vec![1; prompt].into(),
+            max_output,
+            sampling: Sampling::greedy(),
+            stop: Vec::new(),
+            reproducible: true,
+            price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
+        }
+    }
+
+    #[test]
+    fn an_unbounded_request_is_bounded_by_the_context() {
+        assert_eq!(Job::new(parts(30, None)).unwrap().max_output(), 70);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert_eq!(Job::new(parts(0, None)).unwrap_err(), JobError::EmptyPrompt);
+        assert!(Job::new(parts(100, None)).is_err());
+        assert!(Job::new(parts(99, None)).is_ok());
+        assert!(Job::new(parts(60, Some(41))).is_err());
+        assert!(Job::new(parts(60, Some(u32::MAX))).is_err());
+        assert!(Job::new(parts(60, Some(40))).is_ok());
+    }
+}

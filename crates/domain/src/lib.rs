@@ -1,0 +1,28 @@
+//! The nouns every other crate speaks: ids, money, usage, jobs, failures, time.
+//!
+//! Nothing here does I/O, waits, or knows of HTTP, gRPC, Redis, SQL or tensors. If two of those
+//! worlds need to know each other, the missing thing is a noun here.
+
+mod clock;
+mod error;
+mod id;
+mod job;
+mod model;
+mod money;
+mod problems;
+mod sampling;
+mod scope;
+mod secret;
+mod usage;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use error::ErrorKind;
+pub use id::{HoldId, Id, IdError, IdKind, KeyId, OrganizationId, ProjectId, RequestId, kind};
+pub use job::{Job, JobError, JobParts};
+pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
+pub use money::{NanoUsd, Price, PricePerMillion};
+pub use problems::{Problem, Problems};
+pub use sampling::Sampling;
+pub use scope::{Level, Scope, ScopeId};
+pub use secret::Secret;
+pub use usage::{Charge, FinishReason, GpuTime, Usage};

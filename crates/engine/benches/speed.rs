@@ -1,0 +1,110 @@
+//! Prints how fast the engine is on this machine: `cargo bench -p engine --bench speed`; with a number
+//! (`-- 16`), only the generation with that many streams.
+//!
+//! Figures are the best of several runs, because the machine is usually shared; nothing here is a gate.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{ModelName, Sampling};
+use engine::kernels::DenseBench;
+use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request};
+
+fn main() {
+    let chosen = std::env::args().find_map(|argument| argument.parse().ok());
+    if chosen.is_none() {
+        multiplication();
+        loading();
+    }
+    for threads in [1, 2] {
+        generation(threads, chosen.as_ref().map_or(&[1, 4, 16, 32], std::slice::from_ref));
+    }
+}
+
+/// GFLOP/s of the dense multiplication with f16 weights.
+#[expect(clippy::print_stdout, reason = "the output is the purpose")]
+fn multiplication() {
+    for (outputs, inputs) in [(1024, 256), (4096, 256), (2048, 2048)] {
+        for threads in [1, 2] {
+            let bench = DenseBench::new(outputs, inputs, threads).expect("weights");
+            let mut line = format!("dense f16 [{outputs} x {inputs}], {threads} thread(s):");
+            for rows in [1, 4, 16, 64] {
+                let time = best(30, || bench.run(rows).expect("multiply"));
+                let operations = 2.0 * (rows * outputs * inputs) as f64;
+                let figure = operations / time.as_nanos() as f64;
+                line = format!("{line}  m={rows}: {figure:.0}");
+            }
+            println!("{line} GFLOP/s");
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the output is the purpose")]
+fn loading() {
+    let time = best(5, || {
+        black_box(demo());
+    });
+    println!("load demo model: {time:.1?}");
+}
+
+/// Tokens per second of one stream and of sixteen.
+#[expect(clippy::print_stdout, reason = "the output is the purpose")]
+fn generation(threads: u32, streams: &[u32]) {
+    let config = EngineConfig { compute_threads: threads, ..EngineConfig::default() };
+    let engine = Engine::start(demo(), config).expect("start");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    for &streams in streams {
+        let time = best(4, || runtime.block_on(run(&engine, streams)));
+        let tokens = f64::from(streams * OUTPUT);
+        println!(
+            "{streams} stream(s), {threads} thread(s): {:.0} tokens/s, {:.2} ms/step",
+            tokens / time.as_secs_f64(),
+            time.as_secs_f64() * 1e3 / f64::from(OUTPUT),
+        );
+    }
+    let accounts = engine.state().accounts;
+    println!("accounts with {threads} thread(s): {accounts:?}");
+}
+
+async fn run(engine: &Engine, streams: u32) {
+    let mut sequences = Vec::new();
+    for stream in 0..streams {
+        sequences.push(engine.submit(request(stream)).expect("room"));
+    }
+    for mut sequence in sequences {
+        while let Some(event) = sequence.next().await {
+            assert!(!matches!(event, Event::Failed { .. }));
+        }
+    }
+}
+
+fn request(stream: u32) -> Request {
+    let prompt: Arc<[u32]> = (0..PROMPT).map(|position| 300 + stream + position).collect();
+    Request {
+        prompt,
+        generated: Vec::new(),
+        max_output: OUTPUT,
+        allowance: OUTPUT,
+        sampling: Sampling::greedy(),
+        stop_on_eos: false,
+    }
+}
+
+fn demo() -> Model {
+    Model::load(ModelName::new("demo"), &ModelSource::Demo, &mut |_| {}).expect("demo model")
+}
+
+/// The shortest of `runs` runs, after one to warm up.
+fn best(runs: u32, mut work: impl FnMut()) -> Duration {
+    work();
+    let time = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    (0..runs).map(|_| time(&mut work)).min().unwrap_or_default()
+}
+
+const PROMPT: u32 = 32;
+const OUTPUT: u32 = 200;

@@ -1,0 +1,179 @@
+//! Models in the Hugging Face layout: safetensors and `config.json`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
+use candle_core::{DType, Device, Tensor};
+use domain::ModelFiles;
+use serde::Deserialize;
+
+use super::config::Config;
+use super::files::{
+    add_stop_tokens, chat_template, json, model_files, read, read_if_there, stop_tokens,
+};
+use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
+use crate::LoadError;
+use crate::ops::dense::Dense;
+use crate::ops::linear::Linear;
+
+/// What we read of `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    /// File by tensor.
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+/// Where the tensors are.
+enum Archive {
+    Mapped(MmapedSafetensors),
+    CompiledIn(SliceSafetensors<'static>),
+}
+
+/// Opens the model that is compiled in.
+pub(super) fn open_demo() -> Result<Opened, LoadError> {
+    let files = ModelFiles {
+        tokenizer: Arc::from(demo::TOKENIZER),
+        chat_template: chat_template(demo::TOKENIZER_CONFIG)?.map(Arc::from),
+    };
+    let mut digest = Digest::default();
+    digest.add(demo::CONFIG);
+    digest.add(demo::WEIGHTS);
+    digest.add_files(&files);
+    let archive = SliceSafetensors::new(demo::WEIGHTS).map_err(|error| malformed(&error))?;
+    let described = Described {
+        config: Config::parse(demo::CONFIG)?,
+        stop_tokens: stop_tokens(demo::GENERATION_CONFIG)?,
+        files,
+        digest,
+    };
+    described.with(Archive::CompiledIn(archive))
+}
+
+/// Opens a folder.
+pub(super) fn open_folder(folder: &Path) -> Result<Opened, LoadError> {
+    let config_bytes = read(&folder.join("config.json"))?;
+    let config = Config::parse(&config_bytes)?;
+    let generation_config = read_if_there(&folder.join("generation_config.json"))?;
+    let files = model_files(folder)?;
+    let weights = weight_files(folder)?;
+    let mut digest = Digest::default();
+    digest.add(&config_bytes);
+    for path in &weights {
+        digest.add_file(path)?;
+    }
+    digest.add_files(&files);
+    // SAFETY: the files are read-only to us; who truncates a model file in use kills the process, as with
+    // any mapped file.
+    let archive =
+        unsafe { MmapedSafetensors::multi(&weights) }.map_err(|error| malformed(&error))?;
+    let described = Described {
+        config,
+        stop_tokens: generation_config.map_or(Ok(Vec::new()), |bytes| stop_tokens(&bytes))?,
+        files,
+        digest,
+    };
+    described.with(Archive::Mapped(archive))
+}
+
+/// One file, or the shards that the index names.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let Some(index) = read_if_there(&folder.join(INDEX))? else {
+        return Ok(vec![folder.join("model.safetensors")]);
+    };
+    let index: Index = json(INDEX, &index)?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
+        let problem = format!("shard `{name}` is not in the model's folder");
+        return Err(LoadError::Malformed { what: INDEX.to_owned(), problem });
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Everything about a model but its weights.
+struct Described {
+    config: Config,
+    stop_tokens: Vec<u32>,
+    files: ModelFiles,
+    digest: Digest,
+}
+
+impl Described {
+    fn with(self, archive: Archive) -> Result<Opened, LoadError> {
+        let Self { config, mut stop_tokens, files, mut digest } = self;
+        add_stop_tokens(&mut stop_tokens, config.stop_tokens());
+        digest.add_stop_tokens(&stop_tokens);
+        let weights = archive.weights_name();
+        Ok(Opened {
+            architecture: config.architecture()?.to_owned(),
+            shape: config.shape()?,
+            stop_tokens,
+            weights,
+            digest: digest.finish(),
+            files,
+            checkpoint: Box::new(Safetensors { archive }),
+        })
+    }
+}
+
+struct Safetensors {
+    archive: Archive,
+}
+
+impl Archive {
+    fn load(&self, name: &str) -> Result<Tensor, LoadError> {
+        let loaded = match self {
+            Self::Mapped(archive) => archive.load(name, &Device::Cpu),
+            Self::CompiledIn(archive) => archive.load(name, &Device::Cpu),
+        };
+        loaded.map_err(|error| tensor_error(name, &error))
+    }
+
+    /// The type of the embedding, which every model has.
+    fn weights_name(&self) -> String {
+        let view = match self {
+            Self::Mapped(archive) => archive.get(EMBEDDING),
+            Self::CompiledIn(archive) => archive.get(EMBEDDING),
+        };
+        view.map_or_else(|_| "unknown".to_owned(), |v| format!("{:?}", v.dtype()).to_lowercase())
+    }
+}
+
+impl Checkpoint for Safetensors {
+    fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
+        let mut tensors = Vec::with_capacity(parts.len());
+        for part in parts {
+            let tensor = self.archive.load(&part.name)?;
+            check_shape(&part.name, tensor.dims(), &[part.outputs, inputs])?;
+            tensors.push(tensor);
+        }
+        let dense = Dense::pack(&tensors).map_err(|error| tensor_error(&parts[0].name, &error))?;
+        Ok(Linear::Dense(dense))
+    }
+
+    fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
+        let tensor = self.archive.load(name)?;
+        check_shape(name, tensor.dims(), &[width])?;
+        tensor.to_dtype(DType::F32).map_err(|error| tensor_error(name, &error))
+    }
+}
+
+fn malformed(error: &candle_core::Error) -> LoadError {
+    LoadError::Malformed { what: "safetensors file".to_owned(), problem: error.to_string() }
+}
+
+/// The files of the model that is compiled in.
+mod demo {
+    pub(super) static CONFIG: &[u8] = include_bytes!("../../demo-model/config.json");
+    pub(super) static GENERATION_CONFIG: &[u8] =
+        include_bytes!("../../demo-model/generation_config.json");
+    pub(super) static TOKENIZER: &[u8] = include_bytes!("../../demo-model/tokenizer.json");
+    pub(super) static TOKENIZER_CONFIG: &[u8] =
+        include_bytes!("../../demo-model/tokenizer_config.json");
+    pub(super) static WEIGHTS: &[u8] = include_bytes!("../../demo-model/model.safetensors");
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+const EMBEDDING: &str = "model.embed_tokens.weight";

@@ -1,0 +1,79 @@
+//! How much an engine may hold and how it cuts its steps. Every default is here, named.
+
+use crate::EngineError;
+
+/// Bounds of one engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// KV blocks to allocate. Absent means as many as fit `kv_bytes`.
+    pub kv_blocks: Option<u32>,
+    /// Memory for the KV cache, in bytes; not used if `kv_blocks` is given.
+    pub kv_bytes: u64,
+    /// Tokens that one KV block holds; a multiple of 16.
+    pub block_tokens: u32,
+    /// Sequences that may hold blocks at once, paused ones included.
+    pub max_sequences: u32,
+    /// Sequences that may wait for blocks; more are refused.
+    pub max_waiting: u32,
+    /// Tokens that one step computes at most, over all sequences; more than `max_sequences`.
+    pub step_tokens: u32,
+    /// Prompt tokens of one sequence that one step computes at most.
+    pub prefill_chunk: u32,
+    /// Threads that compute, the step thread included.
+    pub compute_threads: u32,
+}
+
+impl EngineConfig {
+    /// Refuses bounds under which some sequence would never be stepped.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let at_least_one = [
+            ("kv_blocks", self.kv_blocks.unwrap_or(1)),
+            ("block_tokens", self.block_tokens),
+            ("max_sequences", self.max_sequences),
+            ("prefill_chunk", self.prefill_chunk),
+            ("compute_threads", self.compute_threads),
+        ];
+        for (setting, value) in at_least_one {
+            if value == 0 {
+                return Err(setting_error(setting, "must be at least 1"));
+            }
+        }
+        if !self.block_tokens.is_multiple_of(BLOCK_UNIT) {
+            return Err(setting_error("block_tokens", "must be a multiple of 16"));
+        }
+        // One token for every decoding sequence and one left over, so that prompts always move.
+        if self.step_tokens <= self.max_sequences {
+            return Err(setting_error("step_tokens", "must be larger than `max_sequences`"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            kv_blocks: None,
+            kv_bytes: KV_BYTES,
+            block_tokens: BLOCK_TOKENS,
+            max_sequences: MAX_SEQUENCES,
+            max_waiting: MAX_WAITING,
+            step_tokens: STEP_TOKENS,
+            prefill_chunk: PREFILL_CHUNK,
+            compute_threads: std::thread::available_parallelism()
+                .map_or(1, |threads| u32::try_from(threads.get()).unwrap_or(1)),
+        }
+    }
+}
+
+fn setting_error(setting: &'static str, problem: &str) -> EngineError {
+    EngineError::Setting { setting, problem: problem.to_owned() }
+}
+
+/// Our attention kernel works on this many positions at once.
+const BLOCK_UNIT: u32 = 16;
+const KV_BYTES: u64 = 256 * 1024 * 1024;
+const BLOCK_TOKENS: u32 = 32;
+const MAX_SEQUENCES: u32 = 64;
+const MAX_WAITING: u32 = 256;
+const STEP_TOKENS: u32 = 128;
+const PREFILL_CHUNK: u32 = 64;

@@ -1,0 +1,47 @@
+//! Runs a language model for many sequences at once: weights, KV blocks, steps, sampling, accounts.
+//!
+//! An [`Engine`] owns one thread that steps a [`Model`]. Callers [`submit`](Engine::submit) token ids
+//! and read token ids back from a [`Sequence`]; nothing here waits for a reader, and every nanosecond
+//! of the step thread has an owner ([`Accounts`]).
+//!
+//! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
+//! else is in the batch, how its prompt was cut into chunks, or where it was continued.
+//!
+//! Invariant: knows nothing of text, HTTP, tenants, money or networks. Only this crate knows tensors.
+
+mod attribution;
+mod blocks;
+mod checkpoint;
+mod config;
+mod engine;
+mod error;
+mod inbox;
+mod ledger;
+mod model;
+mod models;
+mod ops;
+mod random;
+mod request;
+mod running;
+mod sampler;
+mod schedule;
+mod sequence;
+mod source;
+mod state;
+mod step;
+mod step_loop;
+
+pub use config::EngineConfig;
+pub use engine::Engine;
+pub use error::{EngineError, Failure, LoadError, Refusal};
+pub use model::{Model, Progress};
+pub use request::{Event, Request};
+pub use sequence::Sequence;
+pub use source::ModelSource;
+pub use state::{Accounts, EngineState};
+
+/// Arithmetic kernels, for measuring them from outside; no stable interface.
+#[doc(hidden)]
+pub mod kernels {
+    pub use crate::ops::bench::DenseBench;
+}

@@ -1,0 +1,49 @@
+//! The arithmetic of a forward pass on the CPU, as candle operations.
+//!
+//! Promise: each output row depends on its own input row (and its own sequence's KV blocks) alone, bit for
+//! bit: every sum runs in one order that knows nothing of the other rows, the threads or the chunking. The
+//! vector and the portable code are the same code or the same order with fused multiply-add, so machines
+//! agree too.
+//!
+//! Tensors are contiguous `f32`; anything else is an error, never a copy.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel that is not inlined into its AVX2 version is compiled without AVX2"
+)]
+
+pub(crate) mod attention;
+pub(crate) mod bench;
+pub(crate) mod dense;
+pub(crate) mod gate;
+pub(crate) mod linear;
+pub(crate) mod norm;
+mod pool;
+pub(crate) mod rope;
+mod vector;
+
+pub(crate) use pool::Pool;
+
+use candle_core::{CpuStorage, Layout, Result};
+
+/// The numbers of a contiguous `f32` tensor.
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let range = contiguous(layout)?;
+    Ok(&storage.as_slice::<f32>()?[range])
+}
+
+/// The numbers of a contiguous `f32` tensor, to be changed in place.
+fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let range = contiguous(layout)?;
+    match storage {
+        CpuStorage::F32(numbers) => Ok(&mut numbers[range]),
+        _ => candle_core::bail!("expected an f32 tensor"),
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => candle_core::bail!("expected a contiguous tensor, not {layout:?}"),
+    }
+}

@@ -1,0 +1,288 @@
+//! Causal attention over paged keys and values, for rows of many sequences at once.
+//!
+//! Each row attends all positions of its own sequence up to its own, in order of position: scores, their
+//! maximum, exponentials, their sum, the weighted values. A row's result is the same whether its
+//! neighbours are in the same step or were computed long ago.
+
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::vector::{self, Kernel, LANES, exp, sum_lanes};
+use super::{Pool, numbers};
+use crate::step::Step;
+
+/// Attention of one layer.
+pub(crate) struct Attention<'a> {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    /// A multiple of 16.
+    pub(crate) head_width: usize,
+    /// A multiple of 16.
+    pub(crate) block_tokens: usize,
+    pub(crate) step: &'a Step,
+    pub(crate) pool: &'a Pool,
+}
+
+impl Attention<'_> {
+    /// Attends with the queries in the first columns of `projection` `[rows, ...]`; keys are
+    /// `[blocks, kv_heads, head_width, block_tokens]`, values `[blocks, kv_heads, block_tokens, head_width]`.
+    /// Returns `[rows, heads * head_width]`.
+    pub(crate) fn apply(
+        &self,
+        projection: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<Tensor> {
+        projection.apply_op3_no_bwd(keys, values, self)
+    }
+
+    /// Multiplications and additions in all.
+    fn operations(&self) -> usize {
+        let positions: usize = self.step.positions.iter().map(|p| *p as usize + 1).sum();
+        positions * self.heads * self.head_width * 4
+    }
+}
+
+impl CustomOp3 for Attention<'_> {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        projection: &CpuStorage,
+        projection_layout: &Layout,
+        keys: &CpuStorage,
+        keys_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, projection_width) = projection_layout.shape().dims2()?;
+        let projection = numbers(projection, projection_layout)?;
+        let (keys, values) = (numbers(keys, keys_layout)?, numbers(values, values_layout)?);
+        let group_width = self.heads / self.kv_heads * self.head_width;
+        let mut out = vec![0.0; rows * self.heads * self.head_width];
+        // One part for each row and KV head; parts write disjoint pieces of `out`.
+        let pieces = Pieces { start: out.as_mut_ptr(), width: group_width };
+        let parts = rows * self.kv_heads;
+        self.pool.run(parts, self.operations() >= OPERATIONS_WORTH_SHARING, &|part| {
+            let (row, kv_head) = (part / self.kv_heads, part % self.kv_heads);
+            let query = row * projection_width + kv_head * group_width;
+            let table = self.step.table_starts[row] as usize;
+            let context = self.step.positions[row] as usize + 1;
+            SCORES.with_borrow_mut(|scores| {
+                vector::run(Group {
+                    queries: &projection[query..query + group_width],
+                    keys,
+                    values,
+                    blocks: &self.step.tables[table..table + context.div_ceil(self.block_tokens)],
+                    kv_head,
+                    context,
+                    shape: self,
+                    scores,
+                    // SAFETY: each part is run once, and `part` is below `rows * kv_heads`.
+                    out: unsafe { pieces.piece(part) },
+                });
+            });
+        });
+        Ok((CpuStorage::F32(out), Shape::from((rows, self.heads * self.head_width))))
+    }
+}
+
+/// Pieces of one buffer that different threads write.
+struct Pieces {
+    start: *mut f32,
+    width: usize,
+}
+
+// SAFETY: pieces are disjoint, and each is handed out once.
+unsafe impl Sync for Pieces {}
+
+impl Pieces {
+    /// # Safety
+    /// `index` must be in the buffer, and no other reference to this piece may be alive.
+    #[expect(clippy::mut_from_ref, reason = "pieces are disjoint; see above")]
+    unsafe fn piece(&self, index: usize) -> &mut [f32] {
+        // SAFETY: upheld by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.width), self.width) }
+    }
+}
+
+/// The query heads of one row that share one KV head.
+struct Group<'a> {
+    /// `[group, head_width]`
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    blocks: &'a [u32],
+    kv_head: usize,
+    /// Positions to attend.
+    context: usize,
+    shape: &'a Attention<'a>,
+    /// Room for the scores of the heads at work.
+    scores: &'a mut Vec<f32>,
+    /// `[group, head_width]`
+    out: &'a mut [f32],
+}
+
+impl Kernel for Group<'_> {
+    #[inline(always)]
+    fn run(mut self) {
+        let heads = self.queries.len() / self.shape.head_width;
+        let paired = heads - heads % 2;
+        for head in (0..paired).step_by(2) {
+            self.attend::<2>(head);
+        }
+        if paired < heads {
+            self.attend::<1>(paired);
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Attends with `HEADS` heads from `head` on, side by side: enough independent sums to hide the
+    /// latency of a multiply-add. Each sum is the same whatever runs beside it.
+    #[inline(always)]
+    fn attend<const HEADS: usize>(&mut self, head: usize) {
+        // Scores of one head, `[stride]`; what lies beyond the context is not used.
+        let stride = self.blocks.len() * self.shape.block_tokens;
+        self.scores.resize(HEADS * stride, 0.0);
+        if self.shape.block_tokens.is_multiple_of(2 * LANES) {
+            self.score::<HEADS, 2>(head, stride);
+        } else {
+            self.score::<HEADS, 1>(head, stride);
+        }
+        let mut scales = [0.0; HEADS];
+        for (scores, scale) in self.scores.chunks_exact_mut(stride).zip(&mut scales) {
+            *scale = 1.0 / softmax(&mut scores[..self.context]);
+        }
+        if self.shape.head_width.is_multiple_of(2 * LANES) {
+            self.weigh::<HEADS, 2>(head, stride, scales);
+        } else {
+            self.weigh::<HEADS, 1>(head, stride, scales);
+        }
+    }
+
+    /// Numbers of one head in one block, in a cache `[blocks, kv_heads, ...]`, by lanes.
+    #[inline(always)]
+    fn page<'c>(&self, cache: &'c [f32], block: u32) -> &'c [[f32; LANES]] {
+        let size = self.shape.block_tokens * self.shape.head_width;
+        let start = (block as usize * self.shape.kv_heads + self.kv_head) * size;
+        cache[start..start + size].as_chunks().0
+    }
+
+    /// Asks for a block's numbers before they are used: blocks lie apart, so the machine cannot guess.
+    #[inline(always)]
+    fn fetch(&self, cache: &[f32], index: usize) {
+        if let Some(&block) = self.blocks.get(index) {
+            vector::prefetch(self.page(cache, block));
+        }
+    }
+
+    /// Queries times keys, for all positions of the blocks, `WIDE` times 16 at a time.
+    #[inline(always)]
+    fn score<const HEADS: usize, const WIDE: usize>(&mut self, head: usize, stride: usize) {
+        let (width, tokens) = (self.shape.head_width, self.shape.block_tokens);
+        let scale = 1.0 / (width as f32).sqrt();
+        let queries: [&[f32]; HEADS] =
+            std::array::from_fn(|h| &self.queries[(head + h) * width..(head + h + 1) * width]);
+        for (index, &block) in self.blocks.iter().enumerate() {
+            let page = self.page(self.keys, block);
+            self.fetch(self.keys, index + 1);
+            for start in (0..tokens / LANES).step_by(WIDE) {
+                let mut sums = [[[0.0_f32; LANES]; WIDE]; HEADS];
+                for (number, keys) in page.chunks_exact(tokens / LANES).enumerate() {
+                    let keys = &keys[start..start + WIDE];
+                    for h in 0..HEADS {
+                        add_product(&mut sums[h], keys, queries[h][number]);
+                    }
+                }
+                for (h, sums) in sums.iter().enumerate() {
+                    let at = h * stride + index * tokens + start * LANES;
+                    let scores = &mut self.scores[at..at + WIDE * LANES];
+                    for (score, sum) in scores.iter_mut().zip(sums.as_flattened()) {
+                        *score = sum * scale;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The values, weighed by the scores, `WIDE` times 16 numbers of a head at a time.
+    #[inline(always)]
+    fn weigh<const HEADS: usize, const WIDE: usize>(
+        &mut self,
+        head: usize,
+        stride: usize,
+        scales: [f32; HEADS],
+    ) {
+        let (width, tokens) = (self.shape.head_width, self.shape.block_tokens);
+        for start in (0..width / LANES).step_by(WIDE) {
+            let mut sums = [[[0.0_f32; LANES]; WIDE]; HEADS];
+            for (index, &block) in self.blocks.iter().enumerate() {
+                let first = index * tokens;
+                let used = tokens.min(self.context - first);
+                let weights: [&[f32]; HEADS] =
+                    std::array::from_fn(|h| &self.scores[h * stride + first..][..used]);
+                let page = self.page(self.values, block);
+                self.fetch(self.values, index + 1);
+                for (token, values) in page.chunks_exact(width / LANES).take(used).enumerate() {
+                    let values = &values[start..start + WIDE];
+                    for h in 0..HEADS {
+                        add_product(&mut sums[h], values, weights[h][token]);
+                    }
+                }
+            }
+            for (h, sums) in sums.iter().enumerate() {
+                let at = (head + h) * width + start * LANES;
+                let out = &mut self.out[at..at + WIDE * LANES];
+                for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
+                    *out = sum * scales[h];
+                }
+            }
+        }
+    }
+}
+
+/// `sums += numbers * factor`, lane by lane.
+#[inline(always)]
+fn add_product<const WIDE: usize>(
+    sums: &mut [[f32; LANES]; WIDE],
+    numbers: &[[f32; LANES]],
+    factor: f32,
+) {
+    for (sums, numbers) in sums.iter_mut().zip(numbers) {
+        for lane in 0..LANES {
+            sums[lane] = numbers[lane].mul_add(factor, sums[lane]);
+        }
+    }
+}
+
+/// Replaces scores by exponentials relative to the largest; returns their sum.
+#[inline(always)]
+fn softmax(scores: &mut [f32]) -> f32 {
+    let mut max = f32::NEG_INFINITY;
+    for score in scores.iter() {
+        max = if *score > max { *score } else { max };
+    }
+    let mut sums = [0.0; LANES];
+    for block in scores.chunks_mut(LANES) {
+        for (score, sum) in block.iter_mut().zip(&mut sums) {
+            *score = exp(*score - max);
+            *sum += *score;
+        }
+    }
+    sum_lanes(sums)
+}
+
+thread_local! {
+    /// Scores of one head, used again to save an allocation for each part.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// About 50 microseconds of work; waking a helper costs about a tenth of it.
+const OPERATIONS_WORTH_SHARING: usize = 1_000_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The multiplication with AVX2, FMA and F16C.
+//!
+//! A tile is up to six rows by one to four panels: eight to twelve independent sums, which hides the
+//! latency of a fused multiply-add and leaves registers for weights and inputs.
+
+use std::arch::x86_64::{
+    __m256, _mm_loadu_si128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps,
+};
+
+use half::{bf16, f16};
+
+use super::{Element, Job, PANEL};
+
+/// A weight of which eight can be widened at once.
+pub(super) trait Widen: Element {
+    /// # Safety
+    /// `from` must point to eight weights, and the machine must have AVX2 and F16C.
+    unsafe fn widen8(from: *const Self) -> __m256;
+}
+
+impl Widen for f32 {
+    #[inline(always)]
+    unsafe fn widen8(from: *const Self) -> __m256 {
+        // SAFETY: upheld by the caller.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+}
+
+impl Widen for f16 {
+    #[inline(always)]
+    unsafe fn widen8(from: *const Self) -> __m256 {
+        // SAFETY: upheld by the caller.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    unsafe fn widen8(from: *const Self) -> __m256 {
+        // SAFETY: upheld by the caller.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        }
+    }
+}
+
+/// Multiplies all rows with the job's panels.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn run<T: Widen>(job: &Job<'_, T>) {
+    let rows = job.columns.rows;
+    let full = rows - rows % MAX_ROWS;
+    for row in (0..full).step_by(MAX_ROWS) {
+        all_panels::<T, MAX_ROWS, 1>(job, row);
+    }
+    match rows - full {
+        1 => all_panels::<T, 1, 4>(job, full),
+        2 => all_panels::<T, 2, 2>(job, full),
+        3 => all_panels::<T, 3, 2>(job, full),
+        4 => all_panels::<T, 4, 1>(job, full),
+        5 => all_panels::<T, 5, 1>(job, full),
+        _ => {}
+    }
+}
+
+/// `ROWS` rows from `row` on with all panels, `WIDE` panels at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn all_panels<T: Widen, const ROWS: usize, const WIDE: usize>(job: &Job<'_, T>, row: usize) {
+    let count = job.panels.len() / (job.inputs * PANEL);
+    let wide = count - count % WIDE;
+    for panel in (0..wide).step_by(WIDE) {
+        // SAFETY: rows `row..row + ROWS` and panels `panel..panel + WIDE` exist.
+        unsafe { tile::<T, ROWS, WIDE>(job, row, panel) };
+    }
+    for panel in wide..count {
+        // SAFETY: as above, for one panel.
+        unsafe { tile::<T, ROWS, 1>(job, row, panel) };
+    }
+}
+
+/// One tile of sums.
+///
+/// # Safety
+/// The rows and panels must exist.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<T: Widen, const ROWS: usize, const WIDE: usize>(
+    job: &Job<'_, T>,
+    row: usize,
+    panel: usize,
+) {
+    let inputs = job.inputs;
+    let mut sums = [[[_mm256_setzero_ps(); 2]; WIDE]; ROWS];
+    // SAFETY: the caller says that these rows and panels exist, and `input` is below `inputs`.
+    unsafe {
+        let x = job.x.as_ptr().add(row * inputs);
+        let weights = job.panels.as_ptr().add(panel * inputs * PANEL);
+        for input in 0..inputs {
+            for wide in 0..WIDE {
+                let from = weights.add((wide * inputs + input) * PANEL);
+                let weights = [T::widen8(from), T::widen8(from.add(8))];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*x.add(row * inputs + input));
+                    sums[wide][0] = _mm256_fmadd_ps(weights[0], x, sums[wide][0]);
+                    sums[wide][1] = _mm256_fmadd_ps(weights[1], x, sums[wide][1]);
+                }
+            }
+        }
+    }
+    for (index, sums) in sums.iter().enumerate() {
+        for (wide, sums) in sums.iter().enumerate() {
+            let mut numbers = [0.0; PANEL];
+            let column = job.first_column + (panel + wide) * PANEL;
+            // SAFETY: `numbers` has room for both registers; the columns belong to this job alone.
+            unsafe {
+                _mm256_storeu_ps(numbers.as_mut_ptr(), sums[0]);
+                _mm256_storeu_ps(numbers.as_mut_ptr().add(8), sums[1]);
+                job.columns.write(row + index, column, &numbers);
+            }
+        }
+    }
+}
+
+const MAX_ROWS: usize = 6;

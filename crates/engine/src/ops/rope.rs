@@ -1,0 +1,143 @@
+//! Rotary position embedding (Su et al., 2021), and writing keys and values into the KV cache.
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+
+use super::{numbers, numbers_mut};
+
+/// Which numbers of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    /// Number `i` of the first half with number `i` of the second: the layout of safetensors.
+    Halves,
+    /// Neighbours: the layout of GGUF files of the `llama` architecture.
+    Neighbours,
+}
+
+/// How positions turn the numbers of a head.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotation {
+    pairing: Pairing,
+    /// Angle per position for each pair of numbers.
+    frequencies: Vec<f64>,
+}
+
+/// The rotation of the rows of one step; the same in all layers.
+pub(crate) struct Turns {
+    pairing: Pairing,
+    /// Pairs of a head.
+    half: usize,
+    /// `(cosine, sine)`, `[rows, half]`.
+    angles: Vec<(f32, f32)>,
+}
+
+impl Rotation {
+    pub(crate) fn new(pairing: Pairing, frequencies: &[f64]) -> Self {
+        Self { pairing, frequencies: frequencies.to_vec() }
+    }
+
+    /// The rotation of rows at these positions.
+    pub(crate) fn turns(&self, positions: &[u32]) -> Turns {
+        let angles = positions.iter().flat_map(|&position| {
+            self.frequencies.iter().map(move |frequency| f64::from(position) * frequency)
+        });
+        let angles = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect();
+        Turns { pairing: self.pairing, half: self.frequencies.len(), angles }
+    }
+}
+
+impl Turns {
+    /// Rotates the first `heads` heads of each row of `x` in place.
+    pub(crate) fn apply(&self, x: &Tensor, heads: usize) -> Result<()> {
+        x.inplace_op1(&Rotate { turns: self, heads })
+    }
+
+    fn rotate(&self, head: &mut [f32], turns: &[(f32, f32)]) {
+        for (pair, &(cosine, sine)) in turns.iter().enumerate() {
+            let (i, j) = match self.pairing {
+                Pairing::Halves => (pair, pair + self.half),
+                Pairing::Neighbours => (2 * pair, 2 * pair + 1),
+            };
+            let (a, b) = (head[i], head[j]);
+            head[i] = a * cosine - b * sine;
+            head[j] = b * cosine + a * sine;
+        }
+    }
+}
+
+struct Rotate<'a> {
+    turns: &'a Turns,
+    heads: usize,
+}
+
+impl InplaceOp1 for Rotate<'_> {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (_, width) = layout.shape().dims2()?;
+        let half = self.turns.half;
+        let rows = numbers_mut(x, layout)?.chunks_exact_mut(width);
+        for (row, turns) in rows.zip(self.turns.angles.chunks_exact(half)) {
+            for head in row[..self.heads * 2 * half].chunks_exact_mut(2 * half) {
+                self.turns.rotate(head, turns);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the keys or values of a row stand in its fused projection, and how the cache lays them out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Store<'a> {
+    /// First column.
+    pub(crate) column: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_width: usize,
+    pub(crate) block_tokens: usize,
+    /// Numbers of one head in a block are `[head_width, block_tokens]` (keys) or
+    /// `[block_tokens, head_width]` (values).
+    pub(crate) transposed: bool,
+    /// Where each row goes: block times block size plus offset.
+    pub(crate) slots: &'a [u32],
+}
+
+impl Store<'_> {
+    /// Writes the rows of `projection` into `cache`.
+    pub(crate) fn write(&self, cache: &Tensor, projection: &Tensor) -> Result<()> {
+        cache.inplace_op2(projection, self)
+    }
+}
+
+impl InplaceOp2 for Store<'_> {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    fn cpu_fwd(
+        &self,
+        cache: &mut CpuStorage,
+        cache_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let (_, width) = x_layout.shape().dims2()?;
+        let x = numbers(x, x_layout)?;
+        let cache = numbers_mut(cache, cache_layout)?;
+        let Self { heads, head_width, block_tokens, .. } = *self;
+        let (token_stride, number_stride) =
+            if self.transposed { (1, block_tokens) } else { (head_width, 1) };
+        for (row, &slot) in x.chunks_exact(width).zip(self.slots) {
+            let (block, offset) = (slot as usize / block_tokens, slot as usize % block_tokens);
+            let row = &row[self.column..self.column + heads * head_width];
+            for (head, numbers) in row.chunks_exact(head_width).enumerate() {
+                let start =
+                    (block * heads + head) * block_tokens * head_width + offset * token_stride;
+                for (index, &number) in numbers.iter().enumerate() {
+                    cache[start + index * number_stride] = number;
+                }
+            }
+        }
+        Ok(())
+    }
+}

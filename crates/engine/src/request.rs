@@ -1,0 +1,56 @@
+//! What is asked of an engine and what comes back.
+
+use std::sync::Arc;
+
+use domain::{FinishReason, GpuTime, Sampling, Usage};
+
+use crate::Failure;
+
+/// One sequence to run.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Token ids of the prompt; at least one.
+    pub prompt: Arc<[u32]>,
+    /// Output tokens that were produced elsewhere already: the sequence goes on after them. They count
+    /// in `max_output`, `allowance` and penalties, and are not sent again.
+    pub generated: Vec<u32>,
+    /// Output tokens at most, `generated` included; at least one.
+    pub max_output: u32,
+    /// Output tokens paid for so far, `generated` included: the sequence pauses when it has produced this
+    /// many, until [`Sequence::extend`](crate::Sequence::extend) or
+    /// [`Sequence::stop`](crate::Sequence::stop). At or above `max_output` it never pauses.
+    pub allowance: u32,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Whether a stop token of the model ends the sequence. The stop token itself is never output.
+    pub stop_on_eos: bool,
+}
+
+/// What happened to a sequence since the last event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// New output; a slow reader gets several tokens at once.
+    Tokens {
+        /// Index in the output of the first id; the output begins with `Request::generated`.
+        first: u32,
+        /// The new token ids, at least one.
+        ids: Vec<u32>,
+        /// Time attributed since the last event with tokens.
+        gpu: GpuTime,
+    },
+    /// The sequence ended; the last event.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Everything it used here: `completion_tokens` includes `generated`, and `gpu` includes time
+        /// that no `Tokens` event carried.
+        usage: Usage,
+    },
+    /// The sequence cannot go on; the last event.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Everything it used until then.
+        usage: Usage,
+    },
+}

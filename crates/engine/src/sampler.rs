@@ -1,0 +1,176 @@
+//! Chooses the next token of one sequence from its logits.
+//!
+//! Order: logit bias; repetition penalty (tokens of prompt and output); frequency and presence penalties
+//! (tokens of the output); then, if greedy, the largest logit, else temperature, min-p, top-k, top-p over
+//! what top-k left, and one draw. Ties go to the smaller token id. This is vLLM's order.
+//!
+//! Promise: the draw depends on the logits, the tokens so far, and (seed, position) alone.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use domain::Sampling;
+
+use crate::{Failure, random};
+
+/// The sampling state of one sequence.
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    /// How often each token occurs in the output; zero for tokens of the prompt alone.
+    seen: BTreeMap<u32, u32>,
+}
+
+/// A token that may be drawn, and its probability relative to the most probable one.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: u32,
+    weight: f32,
+}
+
+impl Sampler {
+    /// A sampler for a sequence with this prompt and the output `generated` so far.
+    pub(crate) fn new(sampling: Sampling, prompt: &[u32], generated: &[u32]) -> Self {
+        let mut sampler = Self { sampling, seen: BTreeMap::new() };
+        if sampler.has_penalties() {
+            sampler.seen = prompt.iter().map(|&id| (id, 0)).collect();
+            for &id in generated {
+                sampler.note(id);
+            }
+        }
+        sampler
+    }
+
+    /// Notes that `id` was added to the output.
+    pub(crate) fn note(&mut self, id: u32) {
+        if self.has_penalties() {
+            *self.seen.entry(id).or_insert(0) += 1;
+        }
+    }
+
+    /// Draws the token for `position` of prompt plus output; `logits` are changed.
+    pub(crate) fn sample(&self, logits: &mut [f32], position: u32) -> Result<u32, Failure> {
+        // Not `any`: looking at all of them is faster, because it needs no branches.
+        if logits.iter().fold(false, |found, logit| found | logit.is_nan()) {
+            return Err(Failure::NotANumber { position });
+        }
+        self.adjust(logits);
+        let (best, max) = largest(logits);
+        if !max.is_finite() {
+            return Err(Failure::NotANumber { position });
+        }
+        if self.sampling.temperature <= 0.0 {
+            return Ok(best);
+        }
+        let candidates = self.candidates(logits, max);
+        Ok(draw(&candidates, random::uniform(self.sampling.seed, position)))
+    }
+
+    /// Applies bias and penalties.
+    fn adjust(&self, logits: &mut [f32]) {
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } =
+            self.sampling;
+        for &(id, bias) in &self.sampling.logit_bias {
+            logits[id as usize] += bias;
+        }
+        for (&id, &count) in &self.seen {
+            let logit = &mut logits[id as usize];
+            if *logit > 0.0 {
+                *logit /= repetition_penalty;
+            } else {
+                *logit *= repetition_penalty;
+            }
+            if count > 0 {
+                *logit -= frequency_penalty * count as f32 + presence_penalty;
+            }
+        }
+    }
+
+    /// The tokens that temperature, min-p, top-k and top-p leave.
+    fn candidates(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
+        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
+        let mut candidates = Vec::with_capacity(logits.len());
+        for (id, logit) in (0..).zip(logits) {
+            let weight = ((logit - max) / temperature).exp();
+            if weight >= min_p && weight > 0.0 {
+                candidates.push(Candidate { id, weight });
+            }
+        }
+        if top_k > 0 && (top_k as usize) < candidates.len() {
+            sort_head(&mut candidates, top_k as usize);
+            candidates.truncate(top_k as usize);
+        }
+        if top_p < 1.0 {
+            keep_top_p(&mut candidates, top_p);
+        }
+        candidates
+    }
+
+    fn has_penalties(&self) -> bool {
+        self.sampling.repetition_penalty != 1.0
+            || self.sampling.presence_penalty != 0.0
+            || self.sampling.frequency_penalty != 0.0
+    }
+}
+
+/// The first of the largest logits and its value; negative infinity if there is none.
+fn largest(logits: &[f32]) -> (u32, f32) {
+    let max =
+        logits.iter().fold(f32::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
+    let first = logits.iter().position(|&logit| logit == max);
+    (first.unwrap_or(0) as u32, max)
+}
+
+/// Keeps the smallest set of most probable tokens whose share of the mass reaches `top_p`.
+fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    let wanted = total * f64::from(top_p);
+    let mut head = FIRST_HEAD.min(candidates.len());
+    loop {
+        // Sorting a growing head is much cheaper than sorting a vocabulary: the mass is in few tokens.
+        sort_head(candidates, head);
+        let mut mass = 0.0;
+        for (index, candidate) in candidates[..head].iter().enumerate() {
+            mass += f64::from(candidate.weight);
+            if mass >= wanted {
+                candidates.truncate(index + 1);
+                return;
+            }
+        }
+        if head == candidates.len() {
+            return;
+        }
+        head = (head * 8).min(candidates.len());
+    }
+}
+
+/// Brings the `head` most probable candidates to the front, in order.
+fn sort_head(candidates: &mut [Candidate], head: usize) {
+    if head < candidates.len() {
+        candidates.select_nth_unstable_by(head, more_probable);
+    }
+    candidates[..head].sort_unstable_by(more_probable);
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that sorting calls")]
+fn more_probable(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+/// The candidate at `uniform` of the total mass, in the order given.
+fn draw(candidates: &[Candidate], uniform: f64) -> u32 {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    let target = total * uniform;
+    let mut mass = 0.0;
+    for candidate in candidates {
+        mass += f64::from(candidate.weight);
+        if mass > target {
+            return candidate.id;
+        }
+    }
+    candidates.last().map_or(0, |candidate| candidate.id)
+}
+
+const FIRST_HEAD: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The line between the step thread and the reader of one sequence.
+//!
+//! Promise: the step thread never waits for a reader. What the reader has not taken yet is merged into
+//! one event, so the line holds at most `max_output` token ids.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::{FinishReason, GpuTime, Usage};
+use tokio::sync::Notify;
+
+use crate::inbox::Inbox;
+use crate::{Event, Failure};
+
+/// The receiving end of a running sequence. Dropping it cancels the sequence.
+pub struct Sequence {
+    line: Arc<Line>,
+    inbox: Arc<Inbox>,
+}
+
+impl Sequence {
+    /// The next event; `None` after the last one. Safe to drop and call again.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.line.lock().take() {
+                Taken::Event(event) => return Some(event),
+                Taken::Over => return None,
+                Taken::Nothing => {}
+            }
+            self.line.changed.notified().await;
+        }
+    }
+
+    /// Raises the number of output tokens paid for; a smaller number changes nothing.
+    pub fn extend(&self, allowance: u32) {
+        let mut mailbox = self.line.lock();
+        if allowance > mailbox.allowance {
+            mailbox.allowance = allowance;
+            drop(mailbox);
+            self.inbox.ring();
+        }
+    }
+
+    /// Ends the sequence at the next step boundary; `next` then yields `Finished` with this reason, unless
+    /// it ended by itself before. The first reason counts.
+    pub fn stop(&self, reason: FinishReason) {
+        let mut mailbox = self.line.lock();
+        if mailbox.end == End::Open && mailbox.stop.is_none() {
+            mailbox.stop = Some(reason);
+            drop(mailbox);
+            self.inbox.ring();
+        }
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        self.stop(FinishReason::Cancelled);
+    }
+}
+
+impl std::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sequence").finish_non_exhaustive()
+    }
+}
+
+/// The step thread's end of the line. Dropping it without an end fails the sequence, so that no way out
+/// of the step thread leaves a reader waiting.
+pub(crate) struct Outlet {
+    line: Arc<Line>,
+    usage: Usage,
+}
+
+/// What the reader asked for, as of a step boundary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) allowance: u32,
+    pub(crate) stop: Option<FinishReason>,
+}
+
+/// Both ends of a line for a sequence that has `generated` output tokens already.
+pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequence, Outlet) {
+    let mailbox = Mailbox {
+        first: usage.completion_tokens,
+        ids: Vec::new(),
+        gpu: GpuTime::ZERO,
+        allowance,
+        stop: None,
+        end: End::Open,
+    };
+    let line = Arc::new(Line { mailbox: Mutex::new(mailbox), changed: Notify::new() });
+    (Sequence { line: line.clone(), inbox: inbox.clone() }, Outlet { line, usage })
+}
+
+impl Outlet {
+    pub(crate) fn wish(&self) -> Wish {
+        let mailbox = self.line.lock();
+        Wish { allowance: mailbox.allowance, stop: mailbox.stop }
+    }
+
+    pub(crate) const fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Books time on the sequence.
+    pub(crate) fn spend(&mut self, gpu: GpuTime) {
+        self.usage.gpu += gpu;
+        self.line.lock().gpu += gpu;
+    }
+
+    /// Sends one output token.
+    pub(crate) fn send(&mut self, id: u32) {
+        self.usage.completion_tokens += 1;
+        self.line.lock().ids.push(id);
+        self.line.changed.notify_one();
+    }
+
+    pub(crate) fn finish(self, reason: FinishReason) {
+        let usage = self.usage;
+        self.end(Event::Finished { reason, usage });
+    }
+
+    pub(crate) fn fail(self, failure: Failure) {
+        let usage = self.usage;
+        self.end(Event::Failed { failure, usage });
+    }
+
+    fn end(&self, event: Event) {
+        self.line.lock().end = End::Due(event);
+        self.line.changed.notify_one();
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        if self.line.lock().end == End::Open {
+            self.end(Event::Failed { failure: Failure::Stopped, usage: self.usage });
+        }
+    }
+}
+
+struct Line {
+    mailbox: Mutex<Mailbox>,
+    changed: Notify,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Mailbox {
+    /// Output index of `ids[0]`.
+    first: u32,
+    ids: Vec<u32>,
+    gpu: GpuTime,
+    allowance: u32,
+    stop: Option<FinishReason>,
+    end: End,
+}
+
+#[derive(PartialEq, Eq)]
+enum End {
+    Open,
+    Due(Event),
+    Delivered,
+}
+
+enum Taken {
+    Event(Event),
+    Nothing,
+    Over,
+}
+
+impl Mailbox {
+    fn take(&mut self) -> Taken {
+        if !self.ids.is_empty() {
+            let ids = std::mem::take(&mut self.ids);
+            let gpu = std::mem::take(&mut self.gpu);
+            let first = self.first;
+            self.first += ids.len() as u32;
+            return Taken::Event(Event::Tokens { first, ids, gpu });
+        }
+        match std::mem::replace(&mut self.end, End::Delivered) {
+            End::Due(event) => Taken::Event(event),
+            End::Delivered => Taken::Over,
+            End::Open => {
+                self.end = End::Open;
+                Taken::Nothing
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Where a model's files are.
+
+use std::path::PathBuf;
+
+/// Where to load a model from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The small demonstration model that is compiled in.
+    Demo,
+    /// A folder in the Hugging Face layout: `config.json`, `model.safetensors` (or
+    /// `model.safetensors.index.json` with shards), `tokenizer.json`, `tokenizer_config.json`.
+    Folder(PathBuf),
+    /// Weights in one GGUF file.
+    Gguf {
+        /// The GGUF file.
+        weights: PathBuf,
+        /// A `tokenizer.json`, or a folder with one (and perhaps `tokenizer_config.json`).
+        tokenizer: PathBuf,
+    },
+}

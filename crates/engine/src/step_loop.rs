@@ -1,0 +1,286 @@
+//! The step thread: obey, admit, schedule, compute, sample, send; again.
+//!
+//! Blocks for a sequence's whole prompt and output are taken when it is admitted, so a running sequence
+//! never has to give way.
+//!
+//! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{FinishReason, ModelInfo};
+use tokio::sync::watch;
+
+use crate::attribution::{Work, WorkModel};
+use crate::blocks::BlockPool;
+use crate::inbox::{Inbox, Orders};
+use crate::ledger::Ledger;
+use crate::models::{Decoder, KvCache};
+use crate::ops::Pool;
+use crate::running::{Arrival, End, Outcome, Running, Turnover};
+use crate::schedule::{Budget, Need, Turn, schedule};
+use crate::step::{Blocks, Step};
+use crate::{EngineConfig, EngineError, EngineState, Failure, Model};
+
+/// Everything the step thread owns. Dropping it fails the sequences it still holds.
+pub(crate) struct StepLoop {
+    decoder: Box<dyn Decoder>,
+    info: ModelInfo,
+    work_model: WorkModel,
+    cache: KvCache,
+    threads: Pool,
+    blocks: BlockPool,
+    config: EngineConfig,
+    inbox: Arc<Inbox>,
+    orders: Orders,
+    /// In order of admission.
+    running: Vec<Running>,
+    ledger: Ledger,
+    turnover: Turnover,
+    produced: u64,
+    report: watch::Sender<EngineState>,
+    reported: Instant,
+}
+
+/// A step that is computed but not sent.
+type Drawn = Vec<Option<Result<u32, Failure>>>;
+
+impl StepLoop {
+    pub(crate) fn new(
+        model: Model,
+        config: EngineConfig,
+        inbox: Arc<Inbox>,
+        report: watch::Sender<EngineState>,
+    ) -> Result<Self, EngineError> {
+        let (decoder, info) = model.into_parts();
+        let block_bytes = decoder.shape().kv_bytes_per_token() * u64::from(config.block_tokens);
+        let total = config
+            .kv_blocks
+            .unwrap_or_else(|| u32::try_from(config.kv_bytes / block_bytes).unwrap_or(u32::MAX));
+        if total == 0 {
+            let problem = format!("must hold at least one block of {block_bytes} bytes");
+            return Err(EngineError::Setting { setting: "kv_bytes", problem });
+        }
+        let cache = KvCache::new(decoder.shape(), total, config.block_tokens)
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+        let threads = Pool::new(config.compute_threads)
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+        Ok(Self {
+            work_model: decoder.shape().work_model(),
+            decoder,
+            info,
+            cache,
+            threads,
+            blocks: BlockPool::new(total),
+            config,
+            inbox,
+            orders: Orders::default(),
+            running: Vec::new(),
+            ledger: Ledger::new(),
+            turnover: Turnover::new(),
+            produced: 0,
+            report,
+            reported: Instant::now(),
+        })
+    }
+
+    /// Prompt plus output at most: the context, or all of the cache if that is smaller.
+    pub(crate) fn max_tokens(&self) -> u32 {
+        let cached = self.blocks.total().saturating_mul(self.config.block_tokens);
+        self.info.context_length.min(cached)
+    }
+
+    /// Steps until the engine is shut down.
+    pub(crate) fn run(mut self) {
+        // The time from here on is accounted for.
+        self.ledger = Ledger::new();
+        loop {
+            self.orders = self.inbox.orders();
+            if self.orders.shutdown {
+                self.ledger.book_overhead();
+                self.tell(&[], true);
+                return;
+            }
+            self.obey();
+            self.admit();
+            let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
+            let turns = schedule(&needs, self.budget());
+            self.ledger.book_overhead();
+            self.tell(&needs, turns.is_empty());
+            if turns.is_empty() {
+                self.ledger.book_overhead();
+                self.inbox.wait();
+                self.ledger.book_idle();
+            } else {
+                self.step(&turns);
+            }
+        }
+    }
+
+    const fn budget(&self) -> Budget {
+        let EngineConfig { step_tokens, prefill_chunk, .. } = self.config;
+        Budget { step_tokens, prefill_chunk }
+    }
+
+    /// Ends the sequences whose readers asked for it, waiting ones included.
+    fn obey(&mut self) {
+        for arrival in self.inbox.take_stopped(|arrival| arrival.outlet.wish().stop.is_some()) {
+            let reason = arrival.outlet.wish().stop.unwrap_or(FinishReason::Cancelled);
+            arrival.outlet.finish(reason);
+        }
+        let mut index = 0;
+        while index < self.running.len() {
+            match self.running[index].obey() {
+                Some(reason) => self.end(index, End::Finished(reason)),
+                None => index += 1,
+            }
+        }
+    }
+
+    /// Gives blocks to waiting sequences, oldest first.
+    fn admit(&mut self) {
+        while self.running.len() < self.config.max_sequences as usize {
+            let (free, block_tokens) = (self.blocks.free(), self.config.block_tokens);
+            let needed = |arrival: &Arrival| arrival.max_positions().div_ceil(block_tokens);
+            let Some(arrival) = self.inbox.take_first(|arrival| needed(arrival) <= free) else {
+                return;
+            };
+            if arrival.is_complete() {
+                arrival.outlet.finish(FinishReason::Length);
+                continue;
+            }
+            let Some(blocks) = self.blocks.take(needed(&arrival)) else {
+                return; // not reached: the arrival was only taken because its blocks are free
+            };
+            self.running.push(Running::new(arrival, blocks));
+        }
+    }
+
+    /// Computes and sends one step.
+    fn step(&mut self, turns: &[Turn]) {
+        let (step, works) = self.build(turns);
+        self.ledger.book_overhead();
+        match self.compute(&step, turns, &works) {
+            Ok(drawn) => {
+                let time = self.ledger.book_requests();
+                let shares = self.work_model.split(time, &works);
+                for (turn, share) in turns.iter().zip(shares) {
+                    self.running[turn.sequence].outlet.spend(share);
+                }
+                self.send(turns, drawn);
+            }
+            Err(error) => {
+                tracing::error!(error = %error, sequences = turns.len(), "step failed");
+                let failure = Failure::Forward(error.to_string());
+                let failed = turns.iter().map(|turn| (turn.sequence, End::Failed(failure.clone())));
+                self.end_all(failed.collect());
+            }
+        }
+    }
+
+    fn build(&self, turns: &[Turn]) -> (Step, Vec<Work>) {
+        let mut step = Step::default();
+        let mut works = Vec::with_capacity(turns.len());
+        for turn in turns {
+            let running = &self.running[turn.sequence];
+            let (tokens, first, sampled) = running.turn(turn.tokens);
+            let blocks = Blocks { table: &running.blocks, block_tokens: self.config.block_tokens };
+            step.push(tokens, first, blocks, sampled);
+            works.push(Work { tokens: turn.tokens, first, sampled });
+        }
+        (step, works)
+    }
+
+    /// The forward pass and the draws: one entry for each turn, with a token if it sampled one.
+    fn compute(
+        &mut self,
+        step: &Step,
+        turns: &[Turn],
+        works: &[Work],
+    ) -> candle_core::Result<Drawn> {
+        let mut logits = Vec::new();
+        let output = self.decoder.forward(step, &self.cache, &self.threads)?;
+        if let Some(output) = output {
+            logits = output.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let mut rows = logits.chunks_exact_mut(self.info.vocabulary as usize);
+        let mut drawn = Vec::with_capacity(turns.len());
+        for (turn, work) in turns.iter().zip(works) {
+            let running = &mut self.running[turn.sequence];
+            running.advance(turn.tokens);
+            let row = if work.sampled { rows.next() } else { None };
+            drawn.push(row.map(|row| running.sample(row)));
+        }
+        Ok(drawn)
+    }
+
+    /// Sends the tokens of a step, and ends the sequences that end with it.
+    fn send(&mut self, turns: &[Turn], drawn: Drawn) {
+        let mut ended = Vec::new();
+        for (turn, drawn) in turns.iter().zip(drawn) {
+            let Some(drawn) = drawn else { continue };
+            let running = &mut self.running[turn.sequence];
+            let before = running.outlet.usage().completion_tokens;
+            let outcome = running.accept(drawn, &self.info.stop_tokens);
+            self.produced += u64::from(running.outlet.usage().completion_tokens - before);
+            if let Outcome::Ended(end) = outcome {
+                ended.push((turn.sequence, end));
+            }
+        }
+        self.end_all(ended);
+    }
+
+    fn end_all(&mut self, mut ended: Vec<(usize, End)>) {
+        // From the back, so that the indices in front stay right.
+        ended.sort_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+        for (sequence, end) in ended {
+            self.end(sequence, end);
+        }
+    }
+
+    /// Takes a sequence out and gives its blocks back before its reader hears of it.
+    fn end(&mut self, index: usize, end: End) {
+        let running = self.running.remove(index);
+        self.blocks.give_back(&running.blocks);
+        self.inbox.hint(self.turnover.note());
+        match end {
+            End::Finished(reason) => running.outlet.finish(reason),
+            End::Failed(failure) => running.outlet.fail(failure),
+        }
+    }
+
+    /// Reports the state if something but the time changed, if the last report is old, or if `now`.
+    fn tell(&mut self, needs: &[Need], now: bool) {
+        let (waiting, waiting_prompts) = self.inbox.waiting();
+        let prompts_left: u64 =
+            self.running.iter().map(|running| u64::from(running.prompt_left())).sum();
+        let state = EngineState {
+            free_blocks: self.blocks.free(),
+            total_blocks: self.blocks.total(),
+            block_tokens: self.config.block_tokens,
+            running: self.running.len() as u32,
+            paused: needs.iter().filter(|need| need.paused).count() as u32,
+            waiting,
+            waiting_tokens: waiting_prompts + prompts_left,
+            draining: self.orders.draining,
+            produced_tokens: self.produced,
+            accounts: self.ledger.accounts(),
+        };
+        let last = *self.report.borrow();
+        let queues = |state: &EngineState| {
+            (state.free_blocks, state.running, state.paused, state.waiting, state.draining)
+        };
+        if now || queues(&last) != queues(&state) || self.reported.elapsed() >= REPORT_INTERVAL {
+            self.report.send_replace(state);
+            self.reported = Instant::now();
+        }
+    }
+}
+
+impl Drop for StepLoop {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+const REPORT_INTERVAL: Duration = Duration::from_millis(50);

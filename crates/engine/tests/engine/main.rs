@@ -1,0 +1,9 @@
+//! The engine through its public interface, with the real weights of the demo model.
+
+mod accounting;
+mod admission;
+mod files;
+mod golden;
+mod invariance;
+mod lease;
+mod support;

@@ -1,0 +1,227 @@
+//! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
+
+use domain::{ErrorKind, ModelName, Sampling};
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::fields::{Fields, wrong_type};
+
+/// A request for an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) model: ModelName,
+    pub(crate) prompt: Prompt,
+    /// `None`: as much as the context allows.
+    pub(crate) max_output: Option<u32>,
+    pub(crate) sampling: Sampling,
+    /// The caller asked for reproducible sampling, or for none.
+    pub(crate) reproducible: bool,
+    pub(crate) stop: Vec<String>,
+    pub(crate) delivery: Delivery,
+}
+
+/// What to continue.
+#[derive(Clone, Debug)]
+pub(crate) enum Prompt {
+    /// Messages for the model's chat template, checked and reduced to what templates read.
+    Chat(Vec<Value>),
+    /// Plain text.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+impl Prompt {
+    /// About how many bytes of text or ids it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(text_bytes).sum(),
+            Self::Text(text) => text.len(),
+            Self::Tokens(ids) => ids.len() * size_of::<u32>(),
+        }
+    }
+
+    /// The request field it came from.
+    pub(crate) const fn field(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "messages",
+            Self::Text(_) | Self::Tokens(_) => "prompt",
+        }
+    }
+}
+
+/// How the answer is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// One JSON object at the end.
+    Whole,
+    /// Server-sent events as tokens come.
+    Stream {
+        /// With a last chunk that holds the usage.
+        include_usage: bool,
+    },
+}
+
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(text_bytes).sum(),
+        Value::Object(object) => object.values().map(text_bytes).sum(),
+        _ => 0,
+    }
+}
+
+impl Call {
+    /// Reads what chat and text completions have in common.
+    pub(crate) fn parse(
+        fields: &Fields<'_>,
+        prompt: Prompt,
+        max_output: Option<u32>,
+    ) -> Result<Self, Failure> {
+        refuse_unsupported(fields)?;
+        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
+        let sampling = sampling(fields, seed)?;
+        Ok(Self {
+            model: ModelName::new(fields.required_text("model")?),
+            prompt,
+            max_output,
+            reproducible: sampling.temperature == 0.0 || seed.is_some(),
+            sampling,
+            stop: stop(fields)?,
+            delivery: delivery(fields)?,
+        })
+    }
+}
+
+/// A bound on the output, in tokens.
+pub(crate) fn max_output(fields: &Fields<'_>, name: &str) -> Result<Option<u32>, Failure> {
+    let tokens = fields.integer(name, 1..=i64::from(u32::MAX))?;
+    Ok(tokens.and_then(|tokens| u32::try_from(tokens).ok()))
+}
+
+fn sampling(fields: &Fields<'_>, seed: Option<i64>) -> Result<Sampling, Failure> {
+    let greedy = Sampling::greedy();
+    Ok(Sampling {
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(DEFAULT_TEMPERATURE),
+        top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(greedy.top_p),
+        top_k: top_k(fields)?,
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(greedy.min_p),
+        repetition_penalty: fields
+            .number("repetition_penalty", 0.01..=10.0)?
+            .unwrap_or(greedy.repetition_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        logit_bias: logit_bias(fields)?,
+        seed: seed.map_or_else(random_seed, i64::cast_unsigned),
+    })
+}
+
+/// vLLM's clients send -1 for all.
+fn top_k(fields: &Fields<'_>) -> Result<u32, Failure> {
+    let kept = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+    Ok(kept.and_then(|kept| u32::try_from(kept).ok()).unwrap_or(0))
+}
+
+fn random_seed() -> u64 {
+    let id = domain::RequestId::generate();
+    let (high, low) = id.as_bytes().split_at(8);
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    word(high) ^ word(low)
+}
+
+fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, Failure> {
+    let Some(object) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let mut biases = Vec::new();
+    for (token, _) in object.entries() {
+        let path = object.path(token);
+        let id = token.parse().map_err(|_| {
+            Failure::invalid(path.clone(), format!("`{path}` must be named by a token id"))
+        })?;
+        if let Some(bias) = object.number(token, -100.0..=100.0)? {
+            biases.push((id, bias));
+        }
+    }
+    if biases.len() > MAX_BIASES {
+        let message = format!("`logit_bias` may name at most {MAX_BIASES} tokens");
+        return Err(Failure::invalid("logit_bias", message));
+    }
+    biases.sort_by_key(|(token, _)| *token);
+    Ok(biases)
+}
+
+fn stop(fields: &Fields<'_>) -> Result<Vec<String>, Failure> {
+    let texts = match fields.value("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(list)) => stop_list(list)?,
+        Some(other) => return Err(wrong_type("stop", "a string or a list of strings", other)),
+    };
+    if texts.len() > MAX_STOPS {
+        let message = format!("`stop` may hold at most {MAX_STOPS} strings, not {}", texts.len());
+        return Err(Failure::invalid("stop", message));
+    }
+    if texts.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
+        let message = format!("each string in `stop` must have 1 to {MAX_STOP_BYTES} bytes");
+        return Err(Failure::invalid("stop", message));
+    }
+    Ok(texts)
+}
+
+fn stop_list(list: &[Value]) -> Result<Vec<String>, Failure> {
+    let text = |(at, value): (usize, &Value)| {
+        let text = value.as_str().map(str::to_owned);
+        text.ok_or_else(|| wrong_type(&format!("stop[{at}]"), "a string", value))
+    };
+    list.iter().enumerate().map(text).collect()
+}
+
+fn delivery(fields: &Fields<'_>) -> Result<Delivery, Failure> {
+    let stream = fields.flag("stream")?.unwrap_or(false);
+    let options = fields.object("stream_options")?;
+    if !stream {
+        if options.is_some() {
+            let message = "`stream_options` is for streams; set `stream` to true or leave it out";
+            return Err(Failure::invalid("stream_options", message));
+        }
+        return Ok(Delivery::Whole);
+    }
+    let include_usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
+    Ok(Delivery::Stream { include_usage: include_usage.unwrap_or(false) })
+}
+
+/// Fields that would change the answer, and that this server does not honour yet.
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Failure> {
+    for name in ["n", "best_of"] {
+        if fields.integer(name, 1..=128)?.is_some_and(|count| count != 1) {
+            return Err(Failure::invalid(name, format!("`{name}` must be 1; send more requests")));
+        }
+    }
+    for name in ["tools", "functions"] {
+        if fields.list(name)?.is_some_and(|list| !list.is_empty()) {
+            return Err(unsupported(name));
+        }
+    }
+    let asked = |name| fields.value(name).filter(|value| !matches!(value, Value::Bool(false)));
+    for name in ["logprobs", "top_logprobs", "echo", "suffix"] {
+        if asked(name).is_some_and(|value| value.as_str() != Some("")) {
+            return Err(unsupported(name));
+        }
+    }
+    if let Some(format) = fields.object("response_format")?
+        && format.required_text("type")? != "text"
+    {
+        return Err(unsupported("response_format.type"));
+    }
+    Ok(())
+}
+
+fn unsupported(name: &str) -> Failure {
+    let failure = Failure::invalid(name, format!("`{name}` is not supported; leave it out"));
+    debug_assert_eq!(failure.kind(), ErrorKind::InvalidRequest);
+    failure
+}
+
+const DEFAULT_TEMPERATURE: f32 = 1.0;
+const MAX_STOPS: usize = 4;
+const MAX_STOP_BYTES: usize = 256;
+const MAX_BIASES: usize = 1024;

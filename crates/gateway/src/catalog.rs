@@ -1,0 +1,180 @@
+//! Which models there are, and what a call to one of them comes to as a job.
+//!
+//! The catalog follows the router: a model appears when a worker serves it and its tokenizer has
+//! been read. Nothing here is configured twice; only prices are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use admission::Caller;
+use domain::{ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, Price, RequestId};
+use routing::{Router, Served};
+
+use crate::call::Call;
+use crate::failure::Failure;
+use crate::text::{ModelText, TextError};
+
+/// The models that can be asked for.
+pub(crate) struct Catalog {
+    router: Arc<Router>,
+    prices: HashMap<ModelName, Price>,
+    /// For models without a price of their own: GPU time at cost, times this.
+    markup_percent: u32,
+    models: RwLock<Arc<BTreeMap<ModelName, Arc<Model>>>>,
+}
+
+/// A model that can be asked for.
+pub(crate) struct Model {
+    pub(crate) info: ModelInfo,
+    pub(crate) text: Arc<ModelText>,
+    pub(crate) price: Price,
+}
+
+/// Why a model cannot be offered.
+#[derive(Debug, thiserror::Error)]
+enum OfferError {
+    #[error("fetch model files")]
+    Files(#[from] proto::WorkerError),
+    #[error("use model files")]
+    Text(#[from] TextError),
+    #[error("read model files")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Catalog {
+    pub(crate) fn new(
+        router: Arc<Router>,
+        prices: HashMap<ModelName, Price>,
+        markup_percent: u32,
+    ) -> Self {
+        Self { router, prices, markup_percent, models: RwLock::default() }
+    }
+
+    /// Keeps the catalog up with the router until dropped.
+    pub(crate) async fn follow(&self) {
+        loop {
+            self.refresh().await;
+            tokio::select! {
+                () = self.router.changed() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn refresh(&self) {
+        for served in self.router.models() {
+            let known = self.find(&served.info.name);
+            let price = self.price(&served);
+            let text = match known {
+                Some(model) if model.info == served.info && model.price == price => continue,
+                Some(model) if model.info.digest == served.info.digest => Ok(Arc::clone(&model.text)),
+                _ => self.read_text(&served.info.digest).await,
+            };
+            match text {
+                Ok(text) => self.offer(Model { info: served.info, text, price }),
+                Err(error) => {
+                    tracing::warn!(model = %served.info.name, error = ?error, "model not offered");
+                }
+            }
+        }
+    }
+
+    async fn read_text(&self, digest: &ModelDigest) -> Result<Arc<ModelText>, OfferError> {
+        let files = self.router.model_files(digest).await?;
+        let text = tokio::task::spawn_blocking(move || ModelText::new(&files)).await??;
+        Ok(Arc::new(text))
+    }
+
+    fn offer(&self, model: Model) {
+        tracing::info!(model = %model.info.name, digest = %model.info.digest, "model offered");
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = BTreeMap::clone(&models);
+        next.insert(model.info.name.clone(), Arc::new(model));
+        *models = Arc::new(next);
+    }
+
+    /// What `model` costs a tenant; without a price list it is GPU time, never nothing.
+    fn price(&self, served: &Served) -> Price {
+        let gpu_time = Price::GpuTime {
+            per_hour: served.price_per_hour,
+            markup_percent: self.markup_percent,
+        };
+        self.prices.get(&served.info.name).copied().unwrap_or(gpu_time)
+    }
+
+    fn find(&self, name: &ModelName) -> Option<Arc<Model>> {
+        self.all().get(name).cloned()
+    }
+
+    fn all(&self) -> Arc<BTreeMap<ModelName, Arc<Model>>> {
+        Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The models `caller` may use, by name.
+    pub(crate) fn visible_to(&self, caller: &Caller) -> Vec<Arc<Model>> {
+        let all = self.all();
+        all.values().filter(|model| caller.may_use(&model.info.name)).cloned().collect()
+    }
+
+    /// One model, if there is one of that name and `caller` may use it.
+    pub(crate) fn model(&self, caller: &Caller, name: &ModelName) -> Result<Arc<Model>, Failure> {
+        let model = self.find(name).filter(|model| caller.may_use(&model.info.name));
+        model.ok_or_else(|| {
+            let message = format!("the model `{name}` does not exist or you may not use it");
+            let failure = Failure::of(ErrorKind::ModelNotFound, message);
+            failure.blaming("model")
+        })
+    }
+
+    /// Whether any model can be asked for.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.all().is_empty() && self.router.is_ready()
+    }
+
+    /// A call as a job: an allowed model, exact prompt tokens, a bounded output.
+    pub(crate) async fn resolve(
+        &self,
+        caller: &Caller,
+        request: RequestId,
+        call: Call,
+    ) -> Result<(Arc<Model>, Job), Failure> {
+        let model = self.model(caller, &call.model)?;
+        let field = call.prompt.field();
+        let prompt = tokens(&model, call.prompt).await?;
+        let vocabulary = model.info.vocabulary;
+        if prompt.iter().chain(call.sampling.logit_bias.iter().map(|(id, _)| id)).any(|id| *id >= vocabulary) {
+            let message = format!("token ids of this model are below {vocabulary}");
+            return Err(Failure::invalid(field, message));
+        }
+        let parts = JobParts {
+            request,
+            model: model.info.name.clone(),
+            digest: model.info.digest.clone(),
+            context_length: model.info.context_length,
+            prompt: prompt.into(),
+            max_output: call.max_output,
+            sampling: call.sampling,
+            stop: call.stop,
+            reproducible: call.reproducible,
+            price: model.price,
+        };
+        let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
+        Ok((model, job))
+    }
+}
+
+/// The tokens of a prompt; a long one is read off the network threads.
+async fn tokens(model: &Arc<Model>, prompt: crate::call::Prompt) -> Result<Vec<u32>, Failure> {
+    let context_length = model.info.context_length;
+    if prompt.bytes() <= SHORT_PROMPT_BYTES {
+        return model.text.encode(&prompt, context_length);
+    }
+    let text = Arc::clone(&model.text);
+    let encoding = tokio::task::spawn_blocking(move || text.encode(&prompt, context_length));
+    encoding.await.map_err(Failure::internal)?
+}
+
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Takes well under a millisecond.
+const SHORT_PROMPT_BYTES: usize = 4096;

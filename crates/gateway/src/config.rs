@@ -1,0 +1,340 @@
+//! The gateway's configuration: what was written, then what it means.
+//!
+//! Unknown keys are errors, every default is here, and every problem is reported at once.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::{ModelName, NanoUsd, Price, PricePerMillion, Problems, Secret};
+use serde::Deserialize;
+use store::{MemoryCacheSettings, StoreSettings};
+
+use crate::gateway::FlowSettings;
+
+/// The gateway's configuration as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawGateway {
+    /// Where clients connect.
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    /// Where administrators connect.
+    #[serde(default = "default_admin_listen")]
+    admin_listen: SocketAddr,
+    /// Directory of the database, the ledger's journal and the pepper. One gateway each.
+    data: PathBuf,
+    /// Serve other machines without TLS.
+    #[serde(default)]
+    allow_plaintext: bool,
+    /// Certificate and key; absent means plain HTTP.
+    tls: Option<RawTls>,
+    /// Workers to route to.
+    workers: Vec<RawWorker>,
+    /// File that holds the token shown to workers.
+    worker_token_file: Option<PathBuf>,
+    /// Token prices; a model without one costs GPU time.
+    #[serde(default)]
+    prices: Vec<RawPrice>,
+    /// What GPU time costs a tenant, in percent of what it costs us.
+    #[serde(default = "default_markup")]
+    gpu_time_markup_percent: u32,
+    /// The response cache.
+    #[serde(default)]
+    cache: RawCache,
+    /// Bounds.
+    #[serde(default)]
+    limits: RawLimits,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorker {
+    /// `http://host:port`
+    address: String,
+}
+
+/// The token price of one model, as written: dollars per million tokens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPrice {
+    /// The model.
+    pub model: String,
+    /// Per million prompt tokens.
+    pub input: String,
+    /// Per million prompt tokens from a cache; the input price if absent.
+    pub cached_input: Option<String>,
+    /// Per million tokens delivered.
+    pub output: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCache {
+    /// Whether there is one.
+    enabled: bool,
+    /// Bytes of answers kept in memory.
+    max_bytes: u64,
+    /// A Redis behind it, `redis://host:port`.
+    redis: Option<Secret<String>>,
+    /// How long an answer is kept in memory.
+    #[serde(with = "humantime_serde")]
+    time_to_live: Duration,
+}
+
+impl Default for RawCache {
+    fn default() -> Self {
+        let MemoryCacheSettings { max_bytes, time_to_live, .. } = MemoryCacheSettings::default();
+        Self { enabled: true, max_bytes, redis: None, time_to_live }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    /// Largest request body.
+    max_body_bytes: usize,
+    /// Largest request head.
+    max_head_bytes: usize,
+    /// Requests answered at a time.
+    max_requests: usize,
+    /// Longest time from a request's head to its last byte.
+    #[serde(with = "humantime_serde")]
+    request_timeout: Duration,
+    /// Longest wait for a worker with room.
+    #[serde(with = "humantime_serde")]
+    queue_timeout: Duration,
+    /// How long running requests may take after the gateway was told to stop.
+    #[serde(with = "humantime_serde")]
+    drain_timeout: Duration,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 4 << 20,
+            max_head_bytes: 32 << 10,
+            max_requests: 4096,
+            request_timeout: Duration::from_secs(600),
+            queue_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a gateway serves, checked.
+#[derive(Clone, Debug)]
+pub struct GatewaySettings {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where administrators connect.
+    pub admin_listen: SocketAddr,
+    /// Where state is kept.
+    pub store: StoreSettings,
+    /// Certificate and key.
+    pub tls: Option<TlsSettings>,
+    /// Workers elsewhere.
+    pub workers: Vec<WorkerAddress>,
+    /// File that holds the token shown to workers.
+    pub worker_token_file: Option<PathBuf>,
+    /// Token prices by model.
+    pub prices: HashMap<ModelName, Price>,
+    /// What GPU time costs a tenant, in percent of what it costs us.
+    pub gpu_time_markup_percent: u32,
+    /// Longest wait for a worker with room.
+    pub queue_timeout: Duration,
+    /// How long running requests may take after the gateway was told to stop.
+    pub drain_timeout: Duration,
+    pub(crate) flow: FlowSettings,
+}
+
+/// Files of a certificate chain and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The chain.
+    pub certificate: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// Where a worker is, as `http://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerAddress(pub String);
+
+impl RawGateway {
+    /// The configuration of a gateway that keeps everything in `data` and has no workers
+    /// elsewhere; `listen` and `admin_listen` as given.
+    pub fn embedded(data: PathBuf, listen: SocketAddr, admin_listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            admin_listen,
+            data,
+            allow_plaintext: false,
+            tls: None,
+            workers: Vec::new(),
+            worker_token_file: None,
+            prices: Vec::new(),
+            gpu_time_markup_percent: default_markup(),
+            cache: RawCache::default(),
+            limits: RawLimits::default(),
+        }
+    }
+
+    /// The same, with token prices.
+    #[must_use]
+    pub fn priced(self, prices: Vec<RawPrice>) -> Self {
+        Self { prices, ..self }
+    }
+
+    /// What it means, or everything that is wrong with it.
+    pub fn check(self) -> Result<GatewaySettings, Problems> {
+        let mut problems = Problems::default();
+        let Self {
+            listen,
+            admin_listen,
+            data,
+            allow_plaintext,
+            tls,
+            workers,
+            worker_token_file,
+            prices,
+            gpu_time_markup_percent,
+            cache,
+            limits,
+        } = self;
+        if tls.is_none() && !allow_plaintext && !listen.ip().is_loopback() {
+            let message = "other machines would be served without TLS; configure [tls], listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
+            problems.add("listen", message);
+        }
+        if !allow_plaintext && !admin_listen.ip().is_loopback() {
+            let message = "the admin listener has no TLS; listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
+            problems.add("admin_listen", message);
+        }
+        for (at, worker) in workers.iter().enumerate() {
+            if !worker.address.starts_with("http://") {
+                let message = format!("`{}` must be written as http://host:port", worker.address);
+                problems.add(format!("workers[{at}].address"), message);
+            }
+        }
+        if gpu_time_markup_percent == 0 {
+            problems.add("gpu_time_markup_percent", "must be at least 1; 100 charges what it cost");
+        }
+        let queue_timeout = limits.queue_timeout;
+        let drain_timeout = limits.drain_timeout;
+        let settings = GatewaySettings {
+            listen,
+            admin_listen,
+            store: cache.check(data),
+            tls: tls.map(|RawTls { certificate, key }| TlsSettings { certificate, key }),
+            workers: workers.into_iter().map(|worker| WorkerAddress(worker.address)).collect(),
+            worker_token_file,
+            prices: check_prices(&prices, &mut problems),
+            gpu_time_markup_percent,
+            queue_timeout,
+            drain_timeout,
+            flow: limits.check(&mut problems),
+        };
+        problems.into_result(settings)
+    }
+}
+
+impl RawCache {
+    fn check(self, data: PathBuf) -> StoreSettings {
+        let Self { enabled, max_bytes, redis, time_to_live } = self;
+        let memory = MemoryCacheSettings { max_bytes, time_to_live, ..MemoryCacheSettings::default() };
+        StoreSettings { data, cache: enabled.then_some(memory), redis }
+    }
+}
+
+impl RawLimits {
+    fn check(self, problems: &mut Problems) -> FlowSettings {
+        let Self { max_body_bytes, max_head_bytes, max_requests, request_timeout, .. } = self;
+        let positive = [
+            ("limits.max_body_bytes", max_body_bytes == 0),
+            ("limits.max_head_bytes", max_head_bytes == 0),
+            ("limits.max_requests", max_requests == 0),
+            ("limits.request_timeout", request_timeout.is_zero()),
+        ];
+        for (at, _) in positive.iter().filter(|(_, wrong)| *wrong) {
+            problems.add(*at, "must be above zero");
+        }
+        FlowSettings { max_head_bytes, max_body_bytes, max_requests, request_timeout }
+    }
+}
+
+fn check_prices(raw: &[RawPrice], problems: &mut Problems) -> HashMap<ModelName, Price> {
+    let mut prices = HashMap::new();
+    for (at, price) in raw.iter().enumerate() {
+        let mut amount = |name: &str, text: &str| {
+            let amount = NanoUsd::parse_dollars(text).and_then(PricePerMillion::new);
+            if amount.is_none() {
+                let message = format!("`{text}` must be dollars per million tokens, such as \"0.25\"");
+                problems.add(format!("prices[{at}].{name}"), message);
+            }
+            amount.unwrap_or_default()
+        };
+        let cached_input = price.cached_input.as_deref().unwrap_or(&price.input);
+        let known = Price::Tokens {
+            input: amount("input", &price.input),
+            cached_input: amount("cached_input", cached_input),
+            output: amount("output", &price.output),
+        };
+        if prices.insert(ModelName::new(price.model.as_str()), known).is_some() {
+            let message = format!("model `{}` is priced twice", price.model);
+            problems.add(format!("prices[{at}].model"), message);
+        }
+    }
+    prices
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+fn default_admin_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8081))
+}
+
+const fn default_markup() -> u32 {
+    100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn embedded(listen: &str) -> RawGateway {
+        let any = listen.parse().unwrap();
+        RawGateway::embedded("data".into(), any, default_admin_listen())
+    }
+
+    #[test]
+    fn other_machines_are_not_served_in_plaintext_by_accident() {
+        assert!(embedded("127.0.0.1:0").check().is_ok());
+        let problems = embedded("0.0.0.0:0").check().unwrap_err().to_string();
+        assert!(problems.contains("listen") && problems.contains("TLS"), "{problems}");
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let price = RawPrice {
+            model: "m".to_owned(),
+            input: "1e3".to_owned(),
+            cached_input: None,
+            output: "-1".to_owned(),
+        };
+        let raw = embedded("0.0.0.0:0").priced(vec![price]);
+        let problems = raw.check().unwrap_err().to_string();
+        for at in ["listen", "prices[0].input", "prices[0].output"] {
+            assert!(problems.contains(at), "{at} is missing in: {problems}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `POST /v1/completions`.
+
+use domain::FinishReason;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{About, Action, Codec, Ending, Endpoint, budget_error, finish_name, usage};
+use crate::call::{Call, Prompt, max_output};
+use crate::failure::Failure;
+use crate::fields::{Fields, parse_object, wrong_type};
+
+pub(crate) const ENDPOINT: Endpoint =
+    Endpoint { method: Method::POST, path: "/v1/completions", action: Action::Answer(&Completions) };
+
+struct Completions;
+
+impl Codec for Completions {
+    fn id_prefix(&self) -> &'static str {
+        "cmpl-"
+    }
+
+    fn parse(&self, body: &[u8]) -> Result<Call, Failure> {
+        let body = parse_object(body)?;
+        let fields = Fields::of(&body, "")?;
+        let max_output = max_output(&fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_OUTPUT);
+        Call::parse(&fields, prompt(fields.required("prompt")?)?, Some(max_output))
+    }
+
+    fn whole(&self, about: &About, text: &str, end: &Ending) -> Value {
+        let mut answer = chunk(about, text, Some(end.finish));
+        answer["usage"] = usage(end);
+        if end.finish == FinishReason::Budget {
+            answer["error"] = budget_error();
+        }
+        answer
+    }
+
+    fn opening(&self, _: &About) -> Option<Value> {
+        None
+    }
+
+    fn delta(&self, about: &About, text: &str) -> Value {
+        chunk(about, text, None)
+    }
+
+    fn closing(&self, about: &About, finish: FinishReason) -> Value {
+        chunk(about, "", Some(finish))
+    }
+
+    fn bare(&self, about: &About) -> Value {
+        let mut bare = chunk(about, "", None);
+        bare["choices"] = json!([]);
+        bare
+    }
+}
+
+fn chunk(about: &About, text: &str, finish: Option<FinishReason>) -> Value {
+    json!({
+        "id": about.id,
+        "object": "text_completion",
+        "created": about.created,
+        "model": about.model,
+        "system_fingerprint": about.fingerprint,
+        "choices": [{
+            "index": 0,
+            "text": text,
+            "logprobs": null,
+            "finish_reason": finish.map(finish_name),
+        }],
+    })
+}
+
+/// A string, token ids, or a list that holds exactly one of them.
+fn prompt(value: &Value) -> Result<Prompt, Failure> {
+    match value {
+        Value::String(text) => Ok(Prompt::Text(text.clone())),
+        Value::Array(list) if list.iter().any(Value::is_number) => token_ids(list),
+        Value::Array(list) if list.len() == 1 && !list[0].is_object() => prompt(&list[0]),
+        Value::Array(_) => {
+            let message = "`prompt` must hold one prompt; send each prompt in a request of its own";
+            Err(Failure::invalid("prompt", message))
+        }
+        other => Err(wrong_type("prompt", "a string or a list of token ids", other)),
+    }
+}
+
+fn token_ids(list: &[Value]) -> Result<Prompt, Failure> {
+    let id = |(at, value): (usize, &Value)| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| wrong_type(&format!("prompt[{at}]"), "a token id", value))
+    };
+    list.iter().enumerate().map(id).collect::<Result<_, _>>().map(Prompt::Tokens)
+}
+
+/// What `OpenAI` uses when a completion is not bounded.
+const DEFAULT_MAX_OUTPUT: u32 = 16;

@@ -1,0 +1,214 @@
+//! What a client is told when something fails: one table.
+//!
+//! Clients see the message of *their* mistakes; of ours they see the kind and the request id.
+
+use std::time::Duration;
+
+use admission::AdmitError;
+use domain::{ErrorKind, JobError, RequestId};
+use routing::RouteError;
+use serde_json::{Value, json};
+
+/// A failure, ready to be told to a client and to be labelled.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: ErrorKind,
+    message: String,
+    /// The field of the request that is to blame.
+    param: Option<String>,
+    retry_in: Option<Duration>,
+    /// What really happened, for the log.
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// How a kind of failure looks in the protocol of `OpenAI`.
+pub(crate) struct Appearance {
+    pub(crate) status: u16,
+    error_type: &'static str,
+    code: Option<&'static str>,
+    /// SDKs retry 408, 409, 429 and 5xx by themselves; this tells them not to bother.
+    retry_is_useless: bool,
+}
+
+/// The table: what each kind of failure looks like.
+pub(crate) const fn appearance(kind: ErrorKind) -> Appearance {
+    let (status, error_type, code) = match kind {
+        ErrorKind::InvalidRequest => (400, INVALID, None),
+        ErrorKind::ContextLengthExceeded => (400, INVALID, Some("context_length_exceeded")),
+        ErrorKind::Unauthenticated => (401, INVALID, Some("invalid_api_key")),
+        ErrorKind::Forbidden => (403, INVALID, Some("model_not_allowed")),
+        ErrorKind::NotFound => (404, INVALID, Some("unknown_url")),
+        ErrorKind::ModelNotFound => (404, INVALID, Some("model_not_found")),
+        ErrorKind::MethodNotAllowed => (405, INVALID, Some("method_not_supported")),
+        ErrorKind::RequestTimeout => (408, INVALID, Some("request_timeout")),
+        ErrorKind::BodyTooLarge => (413, INVALID, Some("request_too_large")),
+        ErrorKind::HeadTooLarge => (431, INVALID, Some("headers_too_large")),
+        ErrorKind::RateLimited => (429, "rate_limit_error", Some("rate_limit_exceeded")),
+        ErrorKind::BudgetExceeded => (429, "insufficient_quota", Some("insufficient_quota")),
+        ErrorKind::ClientGone => (499, INVALID, Some("client_closed_request")),
+        ErrorKind::Internal => (500, SERVER, Some("internal_error")),
+        ErrorKind::Overloaded => (503, SERVER, Some("overloaded")),
+        ErrorKind::Unavailable => (503, SERVER, Some("unavailable")),
+        ErrorKind::DeadlineExceeded => (504, SERVER, Some("deadline_exceeded")),
+    };
+    let retry_is_useless = matches!(kind, ErrorKind::BudgetExceeded);
+    Appearance { status, error_type, code, retry_is_useless }
+}
+
+impl Failure {
+    /// A mistake of the client, which `message` explains.
+    pub(crate) fn of(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None, retry_in: None, source: None }
+    }
+
+    /// A wrong value in the field `param`.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = Some(param.into());
+        Self { param, ..Self::of(ErrorKind::InvalidRequest, message) }
+    }
+
+    /// The same, blaming the field `param`.
+    pub(crate) fn blaming(self, param: &str) -> Self {
+        Self { param: Some(param.to_owned()), ..self }
+    }
+
+    /// The client left.
+    pub(crate) fn client_gone() -> Self {
+        Self::of(ErrorKind::ClientGone, "the client closed the connection")
+    }
+
+    /// Our own failure: the client sees its kind only.
+    fn ours(
+        kind: ErrorKind,
+        retry_in: Option<Duration>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let message = match kind {
+            ErrorKind::Overloaded => "all workers are busy; try again later",
+            ErrorKind::Unavailable => "the service is not available right now; try again later",
+            ErrorKind::DeadlineExceeded => "the answer did not come in time",
+            _ => "the request failed; if it fails again, report the request id",
+        };
+        Self { retry_in, source: Some(source.into()), ..Self::of(kind, message) }
+    }
+
+    /// An unexpected failure of ours.
+    pub(crate) fn internal(
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::ours(ErrorKind::Internal, None, source)
+    }
+
+    /// The answer took longer than a request may.
+    pub(crate) fn too_late() -> Self {
+        Self::ours(ErrorKind::DeadlineExceeded, None, "the request's deadline passed")
+    }
+
+    /// More requests run than this gateway holds at a time.
+    pub(crate) fn crowded() -> Self {
+        let retry_in = Some(Duration::from_secs(1));
+        Self::ours(ErrorKind::Overloaded, retry_in, "the gateway holds its most requests")
+    }
+
+    pub(crate) const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub(crate) const fn retry_in(&self) -> Option<Duration> {
+        self.retry_in
+    }
+
+    pub(crate) const fn retry_is_useless(&self) -> bool {
+        appearance(self.kind).retry_is_useless
+    }
+
+    /// The cause, with its causes, for the log.
+    pub(crate) fn cause(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause: Option<&dyn std::error::Error> = match &self.source {
+            Some(source) => Some(source.as_ref()),
+            None => None,
+        };
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
+    /// The error object of `OpenAI`'s API, with the request id beside it.
+    pub(crate) fn body(&self, request: RequestId) -> Value {
+        let Appearance { error_type, code, .. } = appearance(self.kind);
+        json!({
+            "error": {
+                "message": self.message,
+                "type": error_type,
+                "param": self.param,
+                "code": code,
+            },
+            "request_id": request,
+        })
+    }
+}
+
+impl From<AdmitError> for Failure {
+    fn from(error: AdmitError) -> Self {
+        let (kind, retry_in) = (error.kind(), error.retry_in());
+        match error {
+            AdmitError::Quota(_) | AdmitError::Ledger(_) => {
+                Self::ours(kind, Some(Duration::from_secs(1)), error)
+            }
+            AdmitError::ModelForbidden { .. } => {
+                Self::of(kind, error.to_string()).blaming("model")
+            }
+            _ => Self { retry_in, ..Self::of(kind, error.to_string()) },
+        }
+    }
+}
+
+impl From<RouteError> for Failure {
+    fn from(error: RouteError) -> Self {
+        Self::ours(error.kind(), error.retry_in(), error)
+    }
+}
+
+impl Failure {
+    /// The request does not make a job; `prompt` and `output` name the fields to blame.
+    pub(crate) fn no_job(error: &JobError, prompt: &str) -> Self {
+        let kind = match error {
+            JobError::EmptyPrompt => ErrorKind::InvalidRequest,
+            JobError::ContextExceeded { .. } => ErrorKind::ContextLengthExceeded,
+        };
+        Self::of(kind, error.to_string()).blaming(prompt)
+    }
+}
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_a_client_or_a_server_error() {
+        for kind in ErrorKind::ALL {
+            assert!((400..600).contains(&appearance(kind).status), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_two_kinds_of_429_are_told_apart() {
+        let rate = Failure::of(ErrorKind::RateLimited, "").body(RequestId::generate());
+        let budget = Failure::of(ErrorKind::BudgetExceeded, "").body(RequestId::generate());
+        assert_eq!(rate["error"]["code"], "rate_limit_exceeded");
+        assert_eq!(budget["error"]["code"], "insufficient_quota");
+    }
+
+    #[test]
+    fn a_client_does_not_see_what_went_wrong_inside() {
+        let failure = Failure::internal("password is hunter2");
+        assert!(!failure.body(RequestId::generate()).to_string().contains("hunter2"));
+        assert!(failure.cause().contains("hunter2"));
+    }
+}

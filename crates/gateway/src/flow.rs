@@ -1,0 +1,200 @@
+//! The life of a request, top to bottom.
+//!
+//! Each line of [`Gateway::answer`] needs what the line above returned, so a dispatch without a
+//! hold does not compile. Observability is written once, around it.
+
+use std::sync::Arc;
+
+use admission::{Outcome, Receipt};
+use async_trait::async_trait;
+use domain::{FinishReason, RequestId};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::call::Delivery;
+use crate::endpoints::{self, About, Action, Codec, Ending, Match, budget_error, usage};
+use crate::failure::Failure;
+use crate::gateway::Gateway;
+use crate::relay::{Exchange, Relayed};
+use crate::reply::Reply;
+
+/// The Pingora application: bytes in, bytes out.
+pub(crate) struct App {
+    gateway: Arc<Gateway>,
+    options: HttpServerOptions,
+}
+
+impl App {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        Self { gateway, options }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for App {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let request = RequestId::generate();
+        match session.read_request().await {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                let failure = unreadable(&error.to_string());
+                Reply::refuse(session, request, &failure).await;
+                return None;
+            }
+        }
+        if *shutdown.borrow() {
+            session.set_keepalive(None);
+        }
+        let mut reply = Reply::new(session, request);
+        self.gateway.serve(&mut reply).await;
+        reply.finish().await
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+/// What is wrong with a head that Pingora could not read.
+fn unreadable(error: &str) -> Failure {
+    if error.contains("larger than") || error.contains("too many headers") {
+        return Failure::of(domain::ErrorKind::HeadTooLarge, "the request's headers are too large");
+    }
+    Failure::of(domain::ErrorKind::InvalidRequest, "the request is not valid HTTP")
+}
+
+impl Gateway {
+    /// Answers one request, and says once what became of it.
+    async fn serve(&self, reply: &mut Reply) {
+        let began = Instant::now();
+        let _in_flight = self.count_in_flight();
+        let answered = self.answer(reply, began).await;
+        if let Err(failure) = &answered {
+            reply.fail(failure).await;
+        }
+        self.observe(reply, began, &answered);
+    }
+
+    /// The life of a request.
+    async fn answer(&self, reply: &mut Reply, began: Instant) -> Result<Option<Receipt>, Failure> {
+        reply.check_head(self.settings().max_head_bytes)?;
+        let Match { endpoint, name } = endpoints::find(reply.method(), reply.path())?;
+        let codec = match &endpoint.action {
+            Action::Answer(codec) => *codec,
+            Action::Probe(probe) => {
+                let (status, value) = probe(self);
+                return reply.json(status, &value).await.map(|()| None);
+            }
+            Action::Read(read) => {
+                let caller = self.admission().identify(reply.credentials())?;
+                let value = read(self, &caller, &name)?;
+                return reply.json(200, &value).await.map(|()| None);
+            }
+        };
+        let caller = self.admission().identify(reply.credentials())?; // who; before the body is read
+        let _place = self.place()?; // a bound on what runs here at a time
+        let call = codec.parse(&reply.body(self.settings().max_body_bytes).await?)?; // bytes -> domain
+        let delivery = call.delivery;
+        let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
+        let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
+        let about = self.about(codec, reply.request(), &model);
+        let deadline = began + self.settings().request_timeout;
+        let scope = *caller.scope();
+        let exchange = Exchange { codec, about, scope, model, job, delivery, began, deadline };
+        let relayed = self.relay(reply, &exchange, &permit).await; // cache, else a worker; extends the lease as it goes
+        let receipt = permit.settle(outcome(&relayed)).await; // one ledger row, whatever happened
+        self.metrics().receipt(&receipt);
+        conclude(reply, &exchange, relayed?, &receipt).await?; // the last words, with what it cost
+        Ok(Some(receipt))
+    }
+
+    fn about(&self, codec: &dyn Codec, request: RequestId, model: &crate::catalog::Model) -> About {
+        About::new(codec.id_prefix(), request, self.now().seconds(), model)
+    }
+
+    fn observe(
+        &self,
+        reply: &Reply,
+        began: Instant,
+        answered: &Result<Option<Receipt>, Failure>,
+    ) {
+        let outcome = match answered {
+            Ok(Some(receipt)) => receipt.entry.outcome.name().to_owned(),
+            Ok(None) => "ok".to_owned(),
+            Err(failure) => failure.kind().label().to_owned(),
+        };
+        self.metrics().request(&outcome, began.elapsed());
+        let entry = answered.as_ref().ok().and_then(Option::as_ref).map(|receipt| &receipt.entry);
+        tracing::info!(
+            request = %reply.request(),
+            path = reply.path(),
+            status = reply.status(),
+            outcome,
+            error = answered.as_ref().err().map(Failure::cause),
+            key = entry.map(|entry| entry.admitted.scope.key.to_string()),
+            model = entry.map(|entry| entry.admitted.model.as_str()),
+            prompt_tokens = entry.map(|entry| entry.usage.prompt_tokens),
+            completion_tokens = entry.map(|entry| entry.usage.completion_tokens),
+            gpu_nanos = entry.map(|entry| entry.usage.gpu.nanos()),
+            charge_nanos = entry.map(|entry| entry.charge.charge.nanos()),
+            took_ms = began.elapsed().as_millis() as u64,
+            "request"
+        );
+    }
+}
+
+fn outcome(relayed: &Result<Relayed, Failure>) -> Outcome {
+    match relayed {
+        Ok(relayed) => relayed.outcome.clone(),
+        Err(failure) => Outcome::failed(failure.kind()),
+    }
+}
+
+/// Says how the answer ended and what it cost. The row is written by now, and the hold is free.
+async fn conclude(
+    reply: &mut Reply,
+    exchange: &Exchange,
+    relayed: Relayed,
+    receipt: &Receipt,
+) -> Result<(), Failure> {
+    let Exchange { codec, about, .. } = exchange;
+    let entry = &receipt.entry;
+    let end = Ending { finish: relayed.finish, usage: entry.usage, charge: entry.charge };
+    match exchange.delivery {
+        Delivery::Whole => reply.json(200, &codec.whole(about, &relayed.text, &end)).await,
+        Delivery::Stream { include_usage } => {
+            let mut closing = exchange.decorate(codec.closing(about, end.finish));
+            if !include_usage {
+                // A client that did not ask for another chunk gets none; it may still want the cost.
+                closing["usage"] = usage(&end);
+            }
+            let mut last = vec![closing];
+            last.extend(last_chunk(exchange, &end, include_usage));
+            reply.last_events(&last).await
+        }
+    }
+}
+
+/// The chunk after the closing one: the usage that was asked for, and that the budget ran out.
+fn last_chunk(exchange: &Exchange, end: &Ending, include_usage: bool) -> Option<Value> {
+    let out_of_budget = end.finish == FinishReason::Budget;
+    if !include_usage && !out_of_budget {
+        return None;
+    }
+    let mut last = exchange.codec.bare(&exchange.about);
+    last["usage"] = usage(end);
+    if out_of_budget {
+        last["error"] = budget_error();
+    }
+    Some(last)
+}

@@ -1,0 +1,28 @@
+//! Bytes to domain and back: the `OpenAI`-compatible endpoint, and the admin listener beside it.
+//!
+//! [`GatewaySettings`] say what to serve, [`run`] serves it until told to stop. The life of a
+//! request is one readable function in `flow.rs`.
+//!
+//! Invariant: this is the only crate that knows HTTP.
+
+mod admin;
+mod call;
+mod catalog;
+mod config;
+mod endpoints;
+mod failure;
+mod fields;
+mod flow;
+mod gateway;
+mod keys;
+mod listener;
+mod metrics;
+mod relay;
+mod reply;
+mod server;
+mod text;
+
+pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
+pub use keys::{KeyRequest, KeyTable, Keys, KeysError, LimitsRequest};
+pub use listener::{Listener, ListenError};
+pub use server::{GatewayError, InProcessWorker, run};

@@ -1,0 +1,265 @@
+//! Starts a gateway from its settings, and ends it without losing anything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use admission::{Admission, AdmissionParts, ApiKey, Directory, KeyDigest, Pepper, StoreError};
+use cache::Cache;
+use domain::{Clock, Secret, SystemClock};
+use pingora_core::listeners::tls::TlsSettings as PingoraTls;
+use pingora_core::services::Service as _;
+use pingora_core::services::listening::Service;
+use proto::{ConnectError, GrpcWorker, Worker};
+use routing::{Router, RouterSettings};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::admin::{self, Admin};
+use crate::catalog::Catalog;
+use crate::config::{GatewaySettings, TlsSettings};
+use crate::flow::App;
+use crate::gateway::{Gateway, Parts};
+use crate::keys::Keys;
+use crate::listener::Listener;
+use crate::metrics::Metrics;
+
+/// A worker in this process.
+pub struct InProcessWorker {
+    /// Its name in logs.
+    pub name: String,
+    /// The worker.
+    pub worker: Arc<dyn Worker>,
+}
+
+/// A gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// State cannot be opened.
+    #[error("open stores")]
+    Store(#[from] StoreError),
+    /// A worker's address cannot be used.
+    #[error("reach workers")]
+    Worker(#[from] ConnectError),
+    /// A file cannot be used.
+    #[error("read {path}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("use certificate {certificate} and its key: {reason}")]
+    Certificate {
+        /// The chain's file.
+        certificate: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Metrics cannot be registered.
+    #[error("register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A listener cannot be used.
+    #[error("use listener")]
+    Listener(#[source] std::io::Error),
+}
+
+/// Serves `settings` on listeners bound before, with workers in this process beside configured
+/// ones, until `stop` resolves; then lets running requests end within the drain timeout.
+///
+/// `ready` is called once, when the first model can be asked for.
+pub async fn run(
+    settings: GatewaySettings,
+    listeners: [Listener; 2],
+    in_process: Vec<InProcessWorker>,
+    ready: impl FnOnce() + Send,
+    stop: impl Future<Output = ()>,
+) -> Result<(), GatewayError> {
+    let [listener, admin_listener] = listeners;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stores = store::open(&settings.store, Arc::clone(&clock)).await?;
+    let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
+    let directory = Arc::new(directory);
+    let router = router(&settings, in_process)?;
+    let ledger = Arc::clone(&stores.ledger);
+    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache));
+    let parts = AdmissionParts {
+        directory: Arc::clone(&directory),
+        quota: stores.quota,
+        ledger: Arc::clone(&stores.ledger) as _,
+        clock: Arc::clone(&clock),
+    };
+    let prices = settings.prices.clone();
+    let gateway = Arc::new(Gateway::new(Parts {
+        admission: Admission::new(parts),
+        catalog: Catalog::new(Arc::clone(&router), prices, settings.gpu_time_markup_percent),
+        router: Arc::clone(&router),
+        cache,
+        metrics: Metrics::new()?,
+        clock,
+        settings: settings.flow,
+    }));
+
+    let token = admin_token(&settings.store.data, &stores.pepper)?;
+    let keys = Keys::new(stores.tenants, stores.pepper.clone());
+    let admin = Admin { gateway: Arc::clone(&gateway), keys, pepper: stores.pepper, token };
+    let (stopping, stopped) = watch::channel(false);
+    let mut background = router.follow();
+    background.push(spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.follow().await }
+    }));
+    background.push(spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.catalog().follow().await }
+    }));
+    background.push(spawn({
+        let ledger = Arc::clone(&ledger);
+        async move { ledger.run().await }
+    }));
+    background.push(serve_admin(admin_listener, admin)?);
+    let serving = serve(listener, &settings, &gateway, stopped)?;
+
+    tokio::pin!(stop);
+    tokio::select! {
+        () = until_ready(&gateway) => {
+            ready();
+            (&mut stop).await;
+        }
+        () = &mut stop => {}
+    }
+    let _ = stopping.send(true);
+    drain(&gateway, settings.drain_timeout).await;
+    drop(serving);
+    gateway.admission().close().await;
+    ledger.flush().await?;
+    drop(background);
+    Ok(())
+}
+
+fn router(
+    settings: &GatewaySettings,
+    in_process: Vec<InProcessWorker>,
+) -> Result<Arc<Router>, GatewayError> {
+    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+    let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
+    workers.extend(in_process.into_iter().map(|InProcessWorker { name, worker }| (name, worker)));
+    for address in &settings.workers {
+        let worker = GrpcWorker::new(&address.0, token.as_ref())?;
+        workers.push((address.0.clone(), Arc::new(worker)));
+    }
+    let settings = RouterSettings { patience: settings.queue_timeout, ..RouterSettings::default() };
+    Ok(Router::new(workers, settings))
+}
+
+fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|source| GatewayError::File { path: path.to_owned(), source })?;
+    Ok(Secret::new(text.trim().to_owned()))
+}
+
+/// What is kept of the admin token; a gateway that was never given one accepts none.
+fn admin_token(data: &Path, pepper: &Pepper) -> Result<KeyDigest, GatewayError> {
+    let path = data.join(ADMIN_TOKEN);
+    match std::fs::read(&path) {
+        Ok(bytes) => match <[u8; 32]>::try_from(bytes) {
+            Ok(digest) => Ok(KeyDigest::from_bytes(digest)),
+            Err(_) => {
+                let source = std::io::Error::other("it must hold 32 bytes; remove it to start anew");
+                Err(GatewayError::File { path, source })
+            }
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(pepper.digest(&ApiKey::generate()))
+        }
+        Err(source) => Err(GatewayError::File { path, source }),
+    }
+}
+
+impl Keys {
+    /// Makes the admin token of the directory `data`, unless it has one. It is told here and never
+    /// again.
+    pub fn first_admin_token(data: &Path) -> Result<Option<ApiKey>, GatewayError> {
+        let path = data.join(ADMIN_TOKEN);
+        if path.exists() {
+            return Ok(None);
+        }
+        let token = ApiKey::generate();
+        let digest = store::pepper(data)?.digest(&token);
+        let written = std::fs::write(&path, digest.as_bytes());
+        written.map_err(|source| GatewayError::File { path, source })?;
+        Ok(Some(token))
+    }
+}
+
+fn serve_admin(
+    listener: Listener,
+    admin: Admin,
+) -> Result<AbortOnDropHandle<()>, GatewayError> {
+    let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
+    Ok(spawn(async move {
+        // axum's accept loop does not end by itself.
+        let _ = axum::serve(listener, admin::routes(admin)).await;
+    }))
+}
+
+fn serve(
+    listener: Listener,
+    settings: &GatewaySettings,
+    gateway: &Arc<Gateway>,
+    stopped: watch::Receiver<bool>,
+) -> Result<AbortOnDropHandle<()>, GatewayError> {
+    let mut service = Service::new("gateway".to_owned(), App::new(Arc::clone(gateway)));
+    let address = listener.address().to_string();
+    match &settings.tls {
+        None => service.add_tcp(&address),
+        Some(files) => service.add_tls_with_settings(&address, None, tls(files)?),
+    }
+    let sockets = listener.into_pingora();
+    Ok(spawn(async move { service.start_service(Some(sockets), stopped, 1).await }))
+}
+
+fn tls(files: &TlsSettings) -> Result<PingoraTls, GatewayError> {
+    let unusable = |reason: String| GatewayError::Certificate {
+        certificate: files.certificate.clone(),
+        reason,
+    };
+    for path in [&files.certificate, &files.key] {
+        std::fs::read(path).map_err(|source| GatewayError::File { path: path.clone(), source })?;
+    }
+    let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| unusable("its path is not UTF-8".to_owned()));
+    let (certificate, key) = (path(&files.certificate)?, path(&files.key)?);
+    let mut tls = PingoraTls::intermediate(&certificate, &key)
+        .map_err(|error| unusable(error.to_string()))?;
+    tls.enable_h2();
+    Ok(tls)
+}
+
+async fn until_ready(gateway: &Gateway) {
+    while gateway.readiness().is_err() {
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}
+
+/// Waits for running requests, and no longer than `timeout`.
+async fn drain(gateway: &Gateway, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    while gateway.in_flight() > 0 {
+        if Instant::now() >= deadline {
+            tracing::warn!(requests = gateway.in_flight(), "requests cut off at the drain timeout");
+            return;
+        }
+        tokio::time::sleep(DRAIN_INTERVAL).await;
+    }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}
+
+const ADMIN_TOKEN: &str = "admin-token.digest";
+const READY_INTERVAL: Duration = Duration::from_millis(5);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);

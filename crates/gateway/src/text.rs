@@ -1,0 +1,256 @@
+//! Text to tokens and back, for one model.
+//!
+//! The gateway counts prompts exactly before they are admitted, so tokenizer and chat template
+//! live here, and come from the worker that serves the model: the two cannot disagree.
+
+use std::sync::Arc;
+
+use domain::{ErrorKind, ModelFiles};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind as TemplateErrorKind, context};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::call::Prompt;
+use crate::failure::Failure;
+
+/// Tokenizer and chat template of one model.
+pub(crate) struct ModelText {
+    tokenizer: Tokenizer,
+    template: Option<Environment<'static>>,
+    /// Bytes of the longest token: a text of `n` bytes has at least `n` divided by this tokens.
+    longest_token: usize,
+}
+
+/// The model's files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TextError {
+    #[error("read tokenizer: {0}")]
+    Tokenizer(String),
+    #[error("read chat template")]
+    Template(#[source] minijinja::Error),
+}
+
+impl ModelText {
+    pub(crate) fn new(files: &ModelFiles) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_bytes(&files.tokenizer)
+            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        let template = files.chat_template.as_deref().map(environment).transpose();
+        let longest_token = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
+        Ok(Self { tokenizer, template: template.map_err(TextError::Template)?, longest_token })
+    }
+
+    /// The tokens of `prompt`; refuses early what cannot fit in `context_length` tokens.
+    pub(crate) fn encode(&self, prompt: &Prompt, context_length: u32) -> Result<Vec<u32>, Failure> {
+        let (text, add_special_tokens) = match prompt {
+            Prompt::Tokens(ids) => return Ok(ids.clone()),
+            Prompt::Text(text) => (text.clone(), true),
+            Prompt::Chat(messages) => (self.render(messages)?, false),
+        };
+        if text.len() / self.longest_token > context_length as usize {
+            let message = format!(
+                "this model's maximum context length is {context_length} tokens, and the prompt has {} bytes; shorten it",
+                text.len()
+            );
+            return Err(Failure::of(ErrorKind::ContextLengthExceeded, message));
+        }
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn render(&self, messages: &[Value]) -> Result<String, Failure> {
+        let Some(template) = &self.template else {
+            let message = "this model has no chat template; use /v1/completions";
+            return Err(Failure::invalid("messages", message));
+        };
+        let context = context! { messages => Serde(messages), add_generation_prompt => true };
+        let rendered =
+            template.get_template(TEMPLATE).and_then(|template| template.render(context));
+        rendered.map_err(|error| {
+            // Templates refuse conversations they cannot express by raising an exception.
+            let reason = error.detail().unwrap_or("it does not fit the model's chat template");
+            Failure::invalid("messages", format!("`messages` cannot be used: {reason}"))
+        })
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        // Only ids from a vocabulary that the tokenizer knows reach this; others decode to nothing.
+        self.tokenizer.decode(ids, true).unwrap_or_default()
+    }
+}
+
+fn environment(template: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    environment.set_syntax(syntax);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, _> {
+        Err(minijinja::Error::new(TemplateErrorKind::InvalidOperation, message))
+    });
+    environment.set_fuel(Some(TEMPLATE_FUEL));
+    environment.add_template_owned(TEMPLATE, template.to_owned())?;
+    Ok(environment)
+}
+
+/// Turns tokens into text as they come, and never shows half a character.
+///
+/// Some tokens are parts of a character, and some tokenizers decide about spaces by looking at the
+/// token before. So a window of earlier tokens is decoded again with each new one, and what is new
+/// in it is the text to show.
+pub(crate) struct Detokenizer {
+    text: Arc<ModelText>,
+    window: Vec<u32>,
+    /// Tokens of the window whose text was shown.
+    shown: usize,
+}
+
+impl Detokenizer {
+    pub(crate) const fn new(text: Arc<ModelText>) -> Self {
+        Self { text, window: Vec::new(), shown: 0 }
+    }
+
+    /// The text that `ids` add.
+    pub(crate) fn push(&mut self, ids: &[u32]) -> String {
+        let mut fresh = String::new();
+        for id in ids {
+            self.window.push(*id);
+            fresh.push_str(&self.step(UNFINISHED));
+        }
+        fresh
+    }
+
+    /// What is left when no more tokens come.
+    pub(crate) fn finish(&mut self) -> String {
+        self.step("")
+    }
+
+    /// The new text of the window, unless it ends with `withheld`.
+    fn step(&mut self, withheld: &str) -> String {
+        let before = self.text.decode(&self.window[..self.shown]);
+        let now = self.text.decode(&self.window);
+        let unfinished = !withheld.is_empty() && now.ends_with(withheld);
+        if (unfinished && self.window.len() - self.shown < LONGEST_CHARACTER)
+            || now.len() <= before.len()
+        {
+            return String::new();
+        }
+        let fresh = now.get(before.len()..).unwrap_or_default().to_owned();
+        self.window.drain(..self.shown);
+        self.shown = self.window.len();
+        fresh
+    }
+}
+
+/// Finds stop strings in text that comes in pieces, and holds back what might become one.
+pub(crate) struct StopStrings {
+    stops: Vec<String>,
+    held: String,
+}
+
+/// What [`StopStrings::push`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Scanned {
+    /// This much can be shown.
+    Text(String),
+    /// This much can be shown, and then the answer ends.
+    Stopped(String),
+}
+
+impl StopStrings {
+    pub(crate) fn new(stops: &[String]) -> Self {
+        Self { stops: stops.to_vec(), held: String::new() }
+    }
+
+    pub(crate) fn push(&mut self, text: &str) -> Scanned {
+        self.held.push_str(text);
+        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(at) = first {
+            self.held.truncate(at);
+            return Scanned::Stopped(std::mem::take(&mut self.held));
+        }
+        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        Scanned::Text(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// What was held back, when no more text comes.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Bytes of the longest end of `text` that is a beginning of `stop`.
+fn overlap(text: &str, stop: &str) -> usize {
+    let longest = stop.len().saturating_sub(1).min(text.len());
+    (1..=longest)
+        .rev()
+        .find(|&bytes| text.as_bytes()[text.len() - bytes..] == stop.as_bytes()[..bytes])
+        .unwrap_or(0)
+}
+
+const TEMPLATE: &str = "chat";
+/// Steps of one rendering: far beyond any real conversation, and an end to a hostile one.
+const TEMPLATE_FUEL: u64 = 50_000_000;
+/// What an incomplete character decodes to.
+const UNFINISHED: &str = "\u{FFFD}";
+/// A character has at most this many bytes, so as many tokens.
+const LONGEST_CHARACTER: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_stop_string_is_found_across_pieces() {
+        let mut stops = StopStrings::new(&["END".to_owned()]);
+        assert_eq!(stops.push("abcE"), Scanned::Text("abc".to_owned()));
+        assert_eq!(stops.push("N"), Scanned::Text(String::new()));
+        assert_eq!(stops.push("Dxyz"), Scanned::Stopped(String::new()));
+    }
+
+    #[test]
+    fn what_only_looked_like_a_stop_string_is_shown() {
+        let mut stops = StopStrings::new(&["END".to_owned()]);
+        assert_eq!(stops.push("EN"), Scanned::Text(String::new()));
+        assert_eq!(stops.push("ENT"), Scanned::Text("ENENT".to_owned()));
+        assert_eq!(stops.push("E"), Scanned::Text(String::new()));
+        assert_eq!(stops.finish(), "E");
+    }
+
+    proptest! {
+        #[test]
+        fn however_text_is_cut_the_same_is_shown(
+            text in "[ab\u{e9}]{0,30}",
+            stops in prop::collection::vec("[ab\u{e9}]{1,4}", 0..3),
+            cuts in prop::collection::vec(0_usize..30, 0..6),
+        ) {
+            let expected = match stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+                Some(at) => text[..at].to_owned(),
+                None => text.clone(),
+            };
+            let mut scanner = StopStrings::new(&stops);
+            let mut shown = String::new();
+            let mut stopped = false;
+            for piece in pieces(&text, &cuts) {
+                if stopped { break }
+                match scanner.push(&piece) {
+                    Scanned::Text(text) => shown.push_str(&text),
+                    Scanned::Stopped(text) => { shown.push_str(&text); stopped = true; }
+                }
+            }
+            if !stopped { shown.push_str(&scanner.finish()); }
+            prop_assert_eq!(shown, expected);
+        }
+    }
+
+    fn pieces(text: &str, cuts: &[usize]) -> Vec<String> {
+        let characters: Vec<char> = text.chars().collect();
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut % (characters.len() + 1)).collect();
+        at.extend([0, characters.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| characters[pair[0]..pair[1]].iter().collect()).collect()
+    }
+}

@@ -1,0 +1,211 @@
+//! A worker somewhere else, reached over gRPC.
+//!
+//! A [`GrpcWorker`] connects when it is first used and again whenever the connection is lost; the
+//! channel underneath multiplexes every sequence over one HTTP/2 connection. A call that breaks
+//! yields [`WorkerError::Unreachable`] as its last event, so a reader is never left waiting.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{ModelDigest, ModelFiles, Secret};
+use futures_util::{Stream, StreamExt, stream};
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::contract::{
+    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+};
+use crate::wire;
+
+/// The gRPC client of the worker contract.
+#[derive(Clone)]
+pub struct GrpcWorker {
+    client: wire::worker_client::WorkerClient<InterceptedService<Channel, Bearer>>,
+}
+
+/// The address of a worker cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It is not an address.
+    #[error("`{address}` is not a worker address; write it as http://host:port")]
+    Address {
+        /// What was given.
+        address: String,
+        /// Why it is none.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The token cannot be sent.
+    #[error("the worker token must be visible ASCII")]
+    Token,
+}
+
+impl GrpcWorker {
+    /// A worker at `address` (`http://host:port`), shown `token` if there is one.
+    pub fn new(address: &str, token: Option<&Secret<String>>) -> Result<Self, ConnectError> {
+        let endpoint = Endpoint::from_shared(address.to_owned())
+            .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
+        Ok(Self::over(tuned(endpoint).connect_lazy(), Bearer::new(token)?))
+    }
+
+    /// A worker in this process, reached through pipes in memory: each connection's other end is
+    /// handed to `accept` (see [`crate::WorkerServer::serve_in_memory`]).
+    pub fn in_memory(accept: mpsc::Sender<DuplexStream>) -> Self {
+        let connect = tower::service_fn(move |_| {
+            let accept = accept.clone();
+            async move {
+                let (near, far) = tokio::io::duplex(PIPE_BYTES);
+                accept.send(far).await.map_err(|_| std::io::ErrorKind::ConnectionRefused)?;
+                Ok::<_, std::io::Error>(TokioIo::new(near))
+            }
+        });
+        let endpoint = tuned(Endpoint::from_static("http://in-memory"));
+        Self::over(endpoint.connect_with_connector_lazy(connect), Bearer(None))
+    }
+
+    fn over(channel: Channel, bearer: Bearer) -> Self {
+        let client = wire::worker_client::WorkerClient::with_interceptor(channel, bearer)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Self { client }
+    }
+}
+
+#[async_trait]
+impl Worker for GrpcWorker {
+    async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
+        let allowance = start.allowance;
+        let (call, outgoing) = mpsc::channel(WISHES_IN_FLIGHT);
+        let first = wire::generate_request::Kind::Start(start.into());
+        let requests = stream::once(async move { wire::GenerateRequest { kind: Some(first) } })
+            .chain(tokio_stream::wrappers::ReceiverStream::new(outgoing));
+        let responses = self.client.clone().generate(requests).await?.into_inner();
+        Ok(Generation::new(allowance, |wishes| events(responses, wishes, call)))
+    }
+
+    async fn watch(&self) -> Result<StateStream, WorkerError> {
+        let states = self.client.clone().watch(wire::WatchRequest {}).await?.into_inner();
+        let known = states.take_while(|state| std::future::ready(state.is_ok()));
+        Ok(known.filter_map(|state| async { state.ok().map(WorkerState::from) }).boxed())
+    }
+
+    async fn drain(&self) -> Result<(), WorkerError> {
+        self.client.clone().drain(wire::DrainRequest {}).await?;
+        Ok(())
+    }
+
+    async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
+        let request = wire::ModelFilesRequest { digest: model.as_str().to_owned() };
+        Ok(self.client.clone().model_files(request).await?.into_inner().into())
+    }
+}
+
+/// One call, as a stream of events that passes wishes on while it waits.
+struct Call {
+    responses: Streaming<wire::GenerateResponse>,
+    wishes: Wishes,
+    requests: Option<mpsc::Sender<wire::GenerateRequest>>,
+    ended: bool,
+}
+
+fn events(
+    responses: Streaming<wire::GenerateResponse>,
+    wishes: Wishes,
+    requests: mpsc::Sender<wire::GenerateRequest>,
+) -> impl Stream<Item = Event> + Send {
+    let call = Call { responses, wishes, requests: Some(requests), ended: false };
+    stream::unfold(call, |mut call| async move {
+        let event = call.next().await?;
+        Some((event, call))
+    })
+}
+
+impl Call {
+    /// The next event. Exactly one last event ends the call, whatever the connection does.
+    async fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.receive().await;
+        self.ended = !matches!(event, Event::Tokens { .. });
+        Some(event)
+    }
+
+    async fn receive(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                biased;
+                wish = self.wishes.next(), if self.requests.is_some() => self.pass_on(wish).await,
+                response = self.responses.message() => return match response {
+                    Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::Failed),
+                    Ok(None) => Event::Failed(WorkerError::Unreachable("the stream ended early".to_owned())),
+                    Err(status) => Event::Failed(status.into()),
+                },
+            }
+        }
+    }
+
+    async fn pass_on(&mut self, wish: Option<(u32, Option<domain::FinishReason>)>) {
+        use wire::generate_request::Kind;
+        let kind = match wish {
+            None => {
+                self.requests = None;
+                return;
+            }
+            Some((_, Some(reason))) => {
+                Kind::Stop(wire::Stop { reason: wire::FinishReason::from(reason).into() })
+            }
+            Some((allowance, None)) => Kind::Extend(wire::Extend { allowance }),
+        };
+        if let Some(requests) = &self.requests {
+            // A closed call shows in its responses; here there is nothing left to tell it.
+            let _ = requests.send(wire::GenerateRequest { kind: Some(kind) }).await;
+        }
+    }
+}
+
+/// Shows the worker our token.
+#[derive(Clone)]
+struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    fn new(token: Option<&Secret<String>>) -> Result<Self, ConnectError> {
+        let Some(token) = token else { return Ok(Self(None)) };
+        let value = format!("Bearer {}", token.expose()).parse();
+        let mut value: MetadataValue<Ascii> = value.map_err(|_| ConnectError::Token)?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// Largest message read: a tokenizer with a large vocabulary is tens of megabytes.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// A wish is sent only after the one before it was taken.
+const WISHES_IN_FLIGHT: usize = 1;
+const PIPE_BYTES: usize = 64 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A worker that vanished without a word is noticed after these two together.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);

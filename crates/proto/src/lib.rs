@@ -1,0 +1,27 @@
+//! The worker contract: what a gateway may ask of a worker, in process or over gRPC.
+//!
+//! [`Worker`] is the seam. It is implemented by an engine in the same process, by [`GrpcWorker`]
+//! for one elsewhere, and by [`ScriptedWorker`] for tests and benchmarks; [`WorkerServer`] puts any
+//! of them on the network. The protobuf types stay private to this crate.
+//!
+//! Invariant: this is the only crate that knows protobuf or `tonic`.
+
+mod client;
+mod contract;
+mod convert;
+mod scripted;
+mod server;
+
+/// Generated from `proto/worker/v1/worker.proto`.
+mod wire {
+    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("tollgate.worker.v1");
+}
+
+pub use client::{ConnectError, GrpcWorker};
+pub use contract::{
+    Accounts, Control, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError,
+    WorkerState,
+};
+pub use scripted::ScriptedWorker;
+pub use server::{ServeError, WorkerServer};

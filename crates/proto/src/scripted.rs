@@ -1,0 +1,246 @@
+//! A worker without an engine: it says what it is told to, so that everything around a worker can
+//! be tested and measured without one.
+//!
+//! Its output is a pure function of prompt and position, like a real model's: continuing a sequence
+//! elsewhere gives the same tokens. It passes the conformance suite of the contract.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd, Usage};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+
+use crate::contract::{Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState};
+
+/// A worker that follows a script.
+pub struct ScriptedWorker {
+    model: ModelInfo,
+    files: ModelFiles,
+    /// Time between tokens.
+    pace: Duration,
+    capacity: u32,
+    fail_after: Mutex<VecDeque<u32>>,
+    load: Arc<Load>,
+}
+
+/// How many sequences run, and whether more may; told to watchers.
+struct Load {
+    running: AtomicU32,
+    draining: AtomicBool,
+    changed: watch::Sender<()>,
+}
+
+impl ScriptedWorker {
+    /// A worker that serves `model`, `capacity` sequences at a time, without pause between tokens.
+    pub fn new(model: ModelInfo, files: ModelFiles, capacity: u32) -> Self {
+        let load = Load {
+            running: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            changed: watch::Sender::new(()),
+        };
+        Self {
+            model,
+            files,
+            pace: Duration::ZERO,
+            capacity,
+            fail_after: Mutex::default(),
+            load: Arc::new(load),
+        }
+    }
+
+    /// The same worker, waiting `pace` before every token.
+    #[must_use]
+    pub fn paced(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// Makes the next sequence break after `tokens` tokens, as if the worker had vanished.
+    pub fn break_next_after(&self, tokens: u32) {
+        self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).push_back(tokens);
+    }
+
+    /// The token this worker produces at `position` of the output for `prompt`.
+    pub fn token(&self, prompt: &[u32], position: u32) -> u32 {
+        let sum = prompt.iter().fold(17_u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
+        let token = sum.wrapping_add(position.wrapping_mul(2_654_435_761)) % self.model.vocabulary;
+        if self.model.stop_tokens.contains(&token) { 0 } else { token }
+    }
+
+    fn admit(&self, start: &Start) -> Result<Seat, WorkerError> {
+        if start.model != self.model.digest {
+            return Err(WorkerError::ModelNotFound(start.model.clone()));
+        }
+        if start.prompt.is_empty() {
+            return Err(WorkerError::Invalid("the prompt is empty".to_owned()));
+        }
+        if self.load.draining.load(Ordering::SeqCst) {
+            return Err(WorkerError::Draining);
+        }
+        Seat::take(&self.load, self.capacity)
+            .ok_or(WorkerError::Full { retry_in: Duration::from_millis(50) })
+    }
+}
+
+#[async_trait]
+impl Worker for ScriptedWorker {
+    async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
+        let seat = self.admit(&start)?;
+        let fail_after = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let produced = u32::try_from(start.generated.len()).unwrap_or(u32::MAX);
+        let tokens = (0..start.max_output).map(|at| self.token(&start.prompt, at)).collect();
+        let script = Script {
+            tokens,
+            produced,
+            first: produced,
+            allowance: start.allowance,
+            prompt_tokens: u32::try_from(start.prompt.len()).unwrap_or(u32::MAX),
+            pace: self.pace,
+            fail_after: fail_after.unwrap_or(u32::MAX),
+            stop: None,
+            ended: false,
+            _seat: seat,
+        };
+        Ok(Generation::new(start.allowance, |wishes| script.play(wishes)))
+    }
+
+    async fn watch(&self) -> Result<StateStream, WorkerError> {
+        let changes = tokio_stream::wrappers::WatchStream::new(self.load.changed.subscribe());
+        let (load, model, total_blocks) = (Arc::clone(&self.load), self.model.clone(), self.capacity);
+        let states = changes.map(move |()| {
+            let running = load.running.load(Ordering::SeqCst);
+            WorkerState {
+                models: vec![model.clone()],
+                free_blocks: total_blocks.saturating_sub(running),
+                total_blocks,
+                running,
+                draining: load.draining.load(Ordering::SeqCst),
+                price_per_hour: NanoUsd::from_dollars(1),
+                ..WorkerState::default()
+            }
+        });
+        Ok(states.boxed())
+    }
+
+    async fn drain(&self) -> Result<(), WorkerError> {
+        self.load.draining.store(true, Ordering::SeqCst);
+        self.load.changed.send_replace(());
+        Ok(())
+    }
+
+    async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
+        if *model != self.model.digest {
+            return Err(WorkerError::ModelNotFound(model.clone()));
+        }
+        Ok(self.files.clone())
+    }
+}
+
+/// One place among the sequences that run; dropping it frees the place.
+struct Seat(Arc<Load>);
+
+impl Seat {
+    fn take(load: &Arc<Load>, capacity: u32) -> Option<Self> {
+        let taken = load.running.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+            (count < capacity).then_some(count + 1)
+        });
+        taken.ok()?;
+        load.changed.send_replace(());
+        Some(Self(Arc::clone(load)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.send_replace(());
+    }
+}
+
+/// One sequence being played.
+struct Script {
+    tokens: Vec<u32>,
+    produced: u32,
+    first: u32,
+    allowance: u32,
+    prompt_tokens: u32,
+    pace: Duration,
+    fail_after: u32,
+    stop: Option<FinishReason>,
+    ended: bool,
+    _seat: Seat,
+}
+
+impl Script {
+    fn play(self, wishes: Wishes) -> impl Stream<Item = Event> + Send {
+        stream::unfold((self, wishes), |(mut script, mut wishes)| async move {
+            let event = script.next(&mut wishes).await?;
+            Some((event, (script, wishes)))
+        })
+    }
+
+    async fn next(&mut self, wishes: &mut Wishes) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        self.wait_for_turn(wishes).await;
+        let event = self.event();
+        self.ended = !matches!(event, Event::Tokens { .. });
+        Some(event)
+    }
+
+    /// Waits until there is something to say, taking in wishes.
+    async fn wait_for_turn(&mut self, wishes: &mut Wishes) {
+        let pause = tokio::time::sleep(self.pace);
+        tokio::pin!(pause);
+        let mut paused = !self.pace.is_zero();
+        loop {
+            let at_end = self.produced as usize >= self.tokens.len();
+            let blocked = !at_end && self.produced >= self.allowance;
+            if self.stop.is_some() || (!blocked && !paused) {
+                return;
+            }
+            tokio::select! {
+                () = &mut pause, if paused => paused = false,
+                wish = wishes.next() => match wish {
+                    Some((allowance, stop)) => {
+                        self.allowance = self.allowance.max(allowance);
+                        self.stop = stop;
+                    }
+                    None => self.stop = Some(FinishReason::Cancelled),
+                },
+            }
+        }
+    }
+
+    fn event(&mut self) -> Event {
+        let done = self.produced as usize >= self.tokens.len();
+        let reason = self.stop.or(done.then_some(FinishReason::Length));
+        if let Some(reason) = reason {
+            return Event::Finished { reason, usage: self.usage() };
+        }
+        if self.produced - self.first >= self.fail_after {
+            return Event::Failed(WorkerError::Unreachable("scripted break".to_owned()));
+        }
+        let first = self.produced;
+        self.produced += 1;
+        Event::Tokens { first, ids: vec![self.tokens[first as usize]], gpu: TOKEN_TIME }
+    }
+
+    fn usage(&self) -> Usage {
+        let here = u64::from(self.produced - self.first);
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: 0,
+            completion_tokens: self.produced,
+            gpu: GpuTime::from_nanos(here * TOKEN_TIME.nanos()),
+        }
+    }
+}
+
+/// What a scripted token takes.
+const TOKEN_TIME: GpuTime = GpuTime::from_nanos(1_000_000);

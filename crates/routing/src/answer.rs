@@ -1,0 +1,177 @@
+//! One stream of tokens, whatever happens to the workers behind it.
+//!
+//! An [`Answer`] keeps the log of tokens it has delivered. When its worker fails in passing, it
+//! asks the router for another one and goes on from the log; a reader sees no gap and no repeat.
+//! Time that another worker spends on what was already computed once is not the tenant's: it is
+//! kept apart as [`Used::redone`].
+
+use std::sync::Arc;
+
+use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Usage};
+use proto::{Control, Event, Start, WorkerError};
+
+use crate::error::RouteError;
+use crate::router::{Placed, Router};
+
+/// The stream of tokens that answers a job. Dropping it cancels the sequence.
+pub struct Answer {
+    router: Arc<Router>,
+    model: ModelName,
+    start: Start,
+    placed: Placed,
+    attempts: u32,
+    used: Used,
+    /// The next event pays for computing again what the log already has.
+    catching_up: bool,
+}
+
+/// What an answer has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// What the tenant is charged for.
+    pub usage: Usage,
+    /// What that cost us.
+    pub cost: NanoUsd,
+    /// Time spent on computing something again, on another worker.
+    pub redone: GpuTime,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// New tokens.
+    Tokens(Vec<u32>),
+    /// The end.
+    Finished(FinishReason),
+}
+
+impl Answer {
+    pub(crate) async fn begin(
+        router: Arc<Router>,
+        job: &Job,
+        allowance: u32,
+    ) -> Result<Self, RouteError> {
+        let start = Start {
+            request: job.request(),
+            model: job.digest().clone(),
+            prompt: Arc::clone(job.prompt()),
+            generated: Vec::new(),
+            max_output: job.max_output(),
+            allowance,
+            sampling: job.sampling().clone(),
+        };
+        let placed = router.place(&start, job.model()).await?;
+        let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
+        let used = Used { usage, ..Used::default() };
+        let model = job.model().clone();
+        Ok(Self { router, model, start, placed, attempts: 1, used, catching_up: false })
+    }
+
+    /// What was used so far.
+    pub const fn used(&self) -> Used {
+        self.used
+    }
+
+    /// The worker that runs it now.
+    pub fn worker(&self) -> &str {
+        self.placed.member.name()
+    }
+
+    /// Raises the number of tokens paid for, in total.
+    pub fn extend(&mut self, allowance: u32) {
+        self.start.allowance = self.start.allowance.max(allowance);
+        self.control().extend(allowance);
+    }
+
+    /// Ends the sequence at its next step; [`Piece::Finished`] follows.
+    pub fn stop(&self, reason: FinishReason) {
+        self.control().stop(reason);
+    }
+
+    /// What comes next. After [`Piece::Finished`] or an error there is nothing.
+    pub async fn next(&mut self) -> Result<Piece, RouteError> {
+        loop {
+            let failure = match self.placed.generation.next().await {
+                Some(Event::Tokens { first, ids, gpu }) => match self.fresh(first, ids) {
+                    Ok(ids) => {
+                        self.book(gpu);
+                        return Ok(self.deliver(ids));
+                    }
+                    Err(failure) => failure,
+                },
+                Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
+                Some(Event::Failed(failure)) => failure,
+                None => WorkerError::Unreachable("the stream ended early".to_owned()),
+            };
+            if self.start.generated.len() >= self.start.max_output as usize {
+                // Only the word that it ended was lost.
+                return Ok(Piece::Finished(FinishReason::Length));
+            }
+            self.go_on_elsewhere(failure).await?;
+        }
+    }
+
+    fn control(&self) -> Control {
+        self.placed.generation.control()
+    }
+
+    /// Those of `ids` that were not delivered before. A gap is a lying worker.
+    fn fresh(&self, first: u32, mut ids: Vec<u32>) -> Result<Vec<u32>, WorkerError> {
+        let known = self.used.usage.completion_tokens;
+        let Some(repeated) = known.checked_sub(first) else {
+            let reason = format!("it skipped from token {known} to token {first}");
+            return Err(WorkerError::Unreachable(reason));
+        };
+        ids.drain(..ids.len().min(repeated as usize));
+        let room = self.start.max_output.saturating_sub(known) as usize;
+        if ids.len() > room {
+            return Err(WorkerError::Unreachable("it produced more than asked for".to_owned()));
+        }
+        Ok(ids)
+    }
+
+    fn deliver(&mut self, ids: Vec<u32>) -> Piece {
+        self.start.generated.extend_from_slice(&ids);
+        self.used.usage.completion_tokens = self.start.generated.len() as u32;
+        Piece::Tokens(ids)
+    }
+
+    fn book(&mut self, gpu: GpuTime) {
+        if std::mem::take(&mut self.catching_up) {
+            self.used.redone += gpu;
+        } else {
+            self.used.usage.gpu += gpu;
+            self.used.cost += gpu.cost(self.placed.price_per_hour);
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
+        if self.attempts == 1 {
+            // One worker did it all: its own sum is exact, and rounded up once.
+            self.used.usage.gpu = usage.gpu;
+            self.used.usage.cached_tokens = usage.cached_tokens.min(usage.prompt_tokens);
+            self.used.cost = usage.gpu.cost(self.placed.price_per_hour);
+        }
+        Piece::Finished(reason)
+    }
+
+    async fn go_on_elsewhere(&mut self, failure: WorkerError) -> Result<(), RouteError> {
+        if !failure.is_passing() || self.attempts >= self.router.max_attempts() {
+            return Err(RouteError::Worker(failure));
+        }
+        tracing::warn!(
+            request = %self.start.request,
+            worker = %self.worker(),
+            tokens = self.start.generated.len(),
+            error = %failure,
+            "sequence goes on elsewhere"
+        );
+        if matches!(failure, WorkerError::Unreachable(_)) {
+            self.placed.member.lose(&failure);
+        }
+        self.attempts += 1;
+        self.placed = self.router.place(&self.start, &self.model).await?;
+        self.catching_up = !self.start.generated.is_empty();
+        Ok(())
+    }
+}

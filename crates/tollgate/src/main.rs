@@ -1,0 +1,82 @@
+//! The one binary: it composes, and decides nothing.
+
+mod files;
+mod gateway_command;
+mod keys;
+mod serve;
+mod signal;
+mod worker_command;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// One OpenAI-compatible endpoint for all your teams, with budgets that hold.
+///
+/// `tollgate serve` is everything in one process: an endpoint, an admin API, a ledger and a worker
+/// with a small built-in model. `tollgate gateway` and `tollgate worker` are the same parts as
+/// separate processes. Set TOLLGATE_LOG (for example to `info`) to see more or less of what happens.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process; the first run makes a key and shows how to use it
+    Serve(serve::Serve),
+    /// Run a gateway that routes to workers elsewhere
+    Gateway(gateway_command::Gateway),
+    /// Run a worker: one model behind gRPC
+    Worker(worker_command::Worker),
+    /// Make, list and revoke API keys
+    Keys(keys::Keys),
+    /// Set rate limits and a budget on an organization, a project or a key
+    Limits(keys::Limits),
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    log_to_stderr(match command {
+        Command::Serve(_) | Command::Keys(_) | Command::Limits(_) => "warn",
+        Command::Gateway(_) | Command::Worker(_) => "info",
+    });
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Gateway(gateway) => gateway.run().await,
+            Command::Worker(worker) => worker.run().await,
+            Command::Keys(keys) => keys.run().await,
+            Command::Limits(limits) => limits.run().await,
+        }
+    });
+    // Idle connections do not keep a stopped process alive.
+    runtime.shutdown_background();
+    done
+}
+
+/// One line: what we were doing, and why it did not work.
+#[expect(clippy::print_stderr, reason = "the terminal is this program's interface")]
+fn say_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn log_to_stderr(default: &str) {
+    let quiet = format!("{default},pingora_core=off,h2=off,hyper=off");
+    let filter = EnvFilter::try_from_env("TOLLGATE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

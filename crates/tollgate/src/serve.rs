@@ -1,0 +1,160 @@
+//! `tollgate serve`: everything in one process, with nothing to configure.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use gateway::{GatewaySettings, InProcessWorker, KeyRequest, Keys, LimitsRequest, Listener};
+use gateway::{RawGateway, RawPrice};
+use serde_json::json;
+use worker::{LocalWorker, Progress, RawWorker, WorkerSettings};
+
+use crate::{files, signal};
+
+/// Run everything in one process
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Directory for the database, the ledger and secrets; made if it does not exist
+    #[arg(long, default_value = "tollgate-data", value_name = "DIR")]
+    data: PathBuf,
+    /// Where clients connect; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Where administrators connect; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
+    admin_listen: SocketAddr,
+}
+
+/// What the first run tells, once.
+struct FirstRun {
+    endpoint: String,
+    admin_endpoint: String,
+    api_key: String,
+    admin_token: String,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let stop = signal::stop().await?;
+        let raw = RawGateway::embedded(self.data.clone(), self.listen, self.admin_listen);
+        let settings = raw.priced(vec![demo_price()]).check()?;
+        let worker = RawWorker::demo().check()?;
+        let listeners = [Listener::bind(settings.listen)?, Listener::bind(settings.admin_listen)?];
+        let [endpoint, admin_endpoint] =
+            [&listeners[0], &listeners[1]].map(|listener| format!("http://{}", listener.address()));
+        let first_run = first_run(&self.data, &endpoint, &admin_endpoint).await?;
+        let model = worker.model_name.clone();
+        let worker = tokio::task::spawn_blocking(move || load(worker)).await??;
+        let greet = move || greet(&endpoint, &admin_endpoint, &model, first_run.as_ref());
+        serve(settings, listeners, worker, greet, stop).await
+    }
+}
+
+async fn serve(
+    settings: GatewaySettings,
+    listeners: [Listener; 2],
+    worker: LocalWorker,
+    greet: impl FnOnce() + Send,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let worker = Arc::new(worker).over_pipes();
+    let worker = InProcessWorker { name: "in-process".to_owned(), worker };
+    gateway::run(settings, listeners, vec![worker], greet, stop).await?;
+    say("stopped; every request is in the ledger\n");
+    Ok(())
+}
+
+fn load(settings: WorkerSettings) -> anyhow::Result<LocalWorker> {
+    let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
+    let mut show = |progress| show_progress(&model_name, progress);
+    let worker = LocalWorker::start(&model_name, &model, engine, price_per_hour, &mut show);
+    worker.with_context(|| format!("start model {model_name}"))
+}
+
+/// Shows how far a model is loaded, on one line of a terminal.
+pub(crate) fn show_progress(model: &str, progress: Progress) {
+    let mut terminal = std::io::stderr();
+    if !terminal.is_terminal() {
+        return;
+    }
+    let Progress { loaded, total } = progress;
+    let end = if loaded >= total { "\n" } else { "" };
+    // A terminal that went away is no reason to stop.
+    let _ = write!(terminal, "\rloading {model}: {loaded}/{total} parts{end}");
+}
+
+/// Makes the first key and the admin token, if this directory has none yet.
+async fn first_run(
+    data: &Path,
+    endpoint: &str,
+    admin_endpoint: &str,
+) -> anyhow::Result<Option<FirstRun>> {
+    std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
+    let Some(admin_token) = Keys::first_admin_token(data)? else { return Ok(None) };
+    let limits = LimitsRequest { budget_usd: Some(FIRST_BUDGET.to_owned()), ..LimitsRequest::default() };
+    let request = KeyRequest { name: "first key".to_owned(), limits, ..KeyRequest::default() };
+    let (api_key, _) = Keys::open(data).await?.create(request).await?;
+    let first_run = FirstRun {
+        endpoint: endpoint.to_owned(),
+        admin_endpoint: admin_endpoint.to_owned(),
+        api_key: api_key.expose().to_owned(),
+        admin_token: admin_token.expose().to_owned(),
+    };
+    files::write_secret(&data.join("first-run.json"), &first_run.json())?;
+    Ok(Some(first_run))
+}
+
+impl FirstRun {
+    fn json(&self) -> String {
+        let Self { endpoint, admin_endpoint, api_key, admin_token } = self;
+        let content = json!({
+            "endpoint": endpoint,
+            "admin_endpoint": admin_endpoint,
+            "api_key": api_key,
+            "admin_token": admin_token,
+        });
+        format!("{content:#}\n")
+    }
+}
+
+fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&FirstRun>) {
+    let mut text = format!("\nTollgate is ready.\n\n  endpoint  {endpoint}/v1\n  admin     {admin_endpoint}\n  model     {model}\n");
+    let key = match first_run {
+        Some(first_run) => {
+            text += &format!(
+                "  API key   {}   (shown once; budget ${FIRST_BUDGET})\n  admin     {}   (token, shown once)\n",
+                first_run.api_key, first_run.admin_token
+            );
+            first_run.api_key.as_str()
+        }
+        None => {
+            text += "\nThe API key was shown at the first run; `tollgate keys create` makes another.\n";
+            "$TOLLGATE_KEY"
+        }
+    };
+    text += &format!(
+        "\nTry it:\n\n  curl -N {endpoint}/v1/chat/completions \\\n    -H \"Authorization: Bearer {key}\" \\\n    -H \"Content-Type: application/json\" \\\n    -d '{{\"model\": \"{model}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}]}}'\n\nCtrl-C stops; running requests are finished first.\n"
+    );
+    say(&text);
+}
+
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    // Whoever started us may not listen; that is no reason to stop.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The built-in model is free to run, but a price makes budgets visible.
+fn demo_price() -> RawPrice {
+    RawPrice {
+        model: "tollgate-demo".to_owned(),
+        input: "0.10".to_owned(),
+        cached_input: Some("0.05".to_owned()),
+        output: "0.40".to_owned(),
+    }
+}
+
+const FIRST_BUDGET: &str = "10.00";

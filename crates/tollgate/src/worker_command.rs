@@ -1,0 +1,45 @@
+//! `tollgate worker`: one model behind gRPC.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::net::TcpListener;
+use worker::{LocalWorker, RawWorker, WorkerSettings};
+
+use crate::{files, serve, signal};
+
+/// Run a worker: one model behind gRPC
+#[derive(Args)]
+pub(crate) struct Worker {
+    /// The configuration; config/worker.toml is an example with every setting
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Worker {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let stop = signal::stop().await?;
+        let settings = files::read_config::<RawWorker>(&self.config)?.check()?;
+        let listen = settings.listen;
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        let address = listener.local_addr()?;
+        let (token_file, drain_timeout) = (settings.token_file.clone(), settings.drain_timeout);
+        let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
+        let info = worker.info();
+        tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");
+        worker::serve(Arc::new(worker), listener, token_file, drain_timeout, stop).await?;
+        tracing::info!("worker stopped");
+        Ok(())
+    }
+}
+
+fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
+    let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
+    let mut show = |progress| serve::show_progress(model_name, progress);
+    let worker =
+        LocalWorker::start(model_name, model, engine.clone(), *price_per_hour, &mut show);
+    worker.with_context(|| format!("start model {model_name}"))
+}

@@ -1,0 +1,207 @@
+//! A worker's configuration: what was written, then what it means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::{NanoUsd, Problems};
+use engine::{EngineConfig, ModelSource};
+use serde::Deserialize;
+
+/// A worker's configuration as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawWorker {
+    /// Where gateways connect.
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    /// Serve other machines without TLS, behind a network that encrypts.
+    #[serde(default)]
+    allow_plaintext: bool,
+    /// File that holds the token gateways must show.
+    token_file: Option<PathBuf>,
+    /// What an hour of this machine costs, in dollars, as text: `"1.25"`.
+    #[serde(default = "default_price")]
+    price_per_hour_usd: String,
+    /// How long accepted sequences may take after the worker was told to stop.
+    #[serde(default = "default_drain_timeout", with = "humantime_serde")]
+    drain_timeout: Duration,
+    /// What to serve.
+    #[serde(default)]
+    model: RawModel,
+    /// How much to hold and compute at a time.
+    #[serde(default)]
+    engine: EngineSettings,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawModel {
+    /// What clients ask for.
+    name: String,
+    /// A folder in the Hugging Face layout, or a GGUF file; absent means the demo model.
+    path: Option<PathBuf>,
+    /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent.
+    tokenizer: Option<PathBuf>,
+}
+
+impl Default for RawModel {
+    fn default() -> Self {
+        Self { name: DEMO_MODEL.to_owned(), path: None, tokenizer: None }
+    }
+}
+
+/// Bounds of the engine. Absent means the engine's own default.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSettings {
+    /// Memory for the KV cache, in bytes.
+    pub kv_bytes: Option<u64>,
+    /// Sequences that run at a time.
+    pub max_sequences: Option<u32>,
+    /// Sequences that wait; more are refused.
+    pub max_waiting: Option<u32>,
+    /// Tokens that one step computes at most.
+    pub step_tokens: Option<u32>,
+    /// Prompt tokens of one sequence that one step computes at most.
+    pub prefill_chunk: Option<u32>,
+    /// Threads that compute.
+    pub compute_threads: Option<u32>,
+}
+
+/// What a worker serves, checked.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Where gateways connect.
+    pub listen: SocketAddr,
+    /// File that holds the token gateways must show.
+    pub token_file: Option<PathBuf>,
+    /// What an hour of this machine costs.
+    pub price_per_hour: NanoUsd,
+    /// How long accepted sequences may take after the worker was told to stop.
+    pub drain_timeout: Duration,
+    /// What clients ask for.
+    pub model_name: String,
+    /// Where the model is.
+    pub model: ModelSource,
+    /// How much to hold and compute at a time.
+    pub engine: EngineConfig,
+}
+
+impl RawWorker {
+    /// The demo model, with every default.
+    pub fn demo() -> Self {
+        Self {
+            listen: default_listen(),
+            allow_plaintext: false,
+            token_file: None,
+            price_per_hour_usd: default_price(),
+            drain_timeout: default_drain_timeout(),
+            model: RawModel::default(),
+            engine: EngineSettings::default(),
+        }
+    }
+
+    /// What it means, or everything that is wrong with it.
+    pub fn check(self) -> Result<WorkerSettings, Problems> {
+        let mut problems = Problems::default();
+        let Self { listen, allow_plaintext, token_file, price_per_hour_usd, drain_timeout, .. } = self;
+        if !allow_plaintext && !listen.ip().is_loopback() {
+            let message = "other machines would be served in plaintext; listen on 127.0.0.1, or set `allow_plaintext = true` inside a network that encrypts";
+            problems.add("listen", message);
+        }
+        if !listen.ip().is_loopback() && token_file.is_none() {
+            problems.add("token_file", "a worker that other machines reach needs a token");
+        }
+        let price_per_hour = NanoUsd::parse_dollars(&price_per_hour_usd).unwrap_or_else(|| {
+            let message = format!("`{price_per_hour_usd}` must be an amount such as \"1.25\"");
+            problems.add("price_per_hour_usd", message);
+            NanoUsd::ZERO
+        });
+        let settings = WorkerSettings {
+            listen,
+            token_file,
+            price_per_hour,
+            drain_timeout,
+            model_name: self.model.check_name(&mut problems),
+            model: self.model.source(),
+            engine: self.engine.fill(),
+        };
+        problems.into_result(settings)
+    }
+}
+
+impl RawModel {
+    fn check_name(&self, problems: &mut Problems) -> String {
+        if self.name.trim().is_empty() {
+            problems.add("model.name", "must not be empty");
+        }
+        if self.path.is_none() && self.tokenizer.is_some() {
+            problems.add("model.tokenizer", "is for a GGUF file; set `model.path` too");
+        }
+        self.name.clone()
+    }
+
+    fn source(&self) -> ModelSource {
+        let Some(path) = self.path.clone() else { return ModelSource::Demo };
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            return ModelSource::Folder(path);
+        }
+        let beside = path.parent().map(PathBuf::from).unwrap_or_default();
+        let tokenizer = self.tokenizer.clone().unwrap_or(beside);
+        ModelSource::Gguf { weights: path, tokenizer }
+    }
+}
+
+impl EngineSettings {
+    fn fill(self) -> EngineConfig {
+        let default = EngineConfig::default();
+        let Self { kv_bytes, max_sequences, max_waiting, step_tokens, prefill_chunk, compute_threads } = self;
+        EngineConfig {
+            kv_bytes: kv_bytes.unwrap_or(default.kv_bytes),
+            max_sequences: max_sequences.unwrap_or(default.max_sequences),
+            max_waiting: max_waiting.unwrap_or(default.max_waiting),
+            step_tokens: step_tokens.unwrap_or(default.step_tokens),
+            prefill_chunk: prefill_chunk.unwrap_or(default.prefill_chunk),
+            compute_threads: compute_threads.unwrap_or(default.compute_threads),
+            ..default
+        }
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 50051))
+}
+
+fn default_price() -> String {
+    "1.00".to_owned()
+}
+
+const fn default_drain_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+const DEMO_MODEL: &str = "tollgate-demo";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_model_needs_no_configuration() {
+        assert_eq!(RawWorker::demo().check().unwrap().model, ModelSource::Demo);
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let raw = RawWorker {
+            listen: "0.0.0.0:1".parse().unwrap(),
+            price_per_hour_usd: "free".to_owned(),
+            ..RawWorker::demo()
+        };
+        let problems = raw.check().unwrap_err().to_string();
+        for at in ["listen", "token_file", "price_per_hour_usd"] {
+            assert!(problems.contains(at), "{at} is missing in: {problems}");
+        }
+    }
+}

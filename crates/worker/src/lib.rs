@@ -1,0 +1,15 @@
+//! An engine behind the worker contract.
+//!
+//! [`LocalWorker`] is the contract implemented in process; [`serve`] puts it on the network until
+//! it is told to stop, and then lets accepted sequences end before the process does.
+//!
+//! Invariant: knows nothing of HTTP, tenants or money beyond the price of its own hour.
+
+mod config;
+mod local;
+mod serve;
+
+pub use config::{EngineSettings, RawWorker, WorkerSettings};
+pub use engine::{ModelSource, Progress};
+pub use local::{LocalWorker, StartError};
+pub use serve::{RunError, serve};

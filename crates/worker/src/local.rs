@@ -1,0 +1,174 @@
+//! The worker contract on top of an engine in this process.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use domain::{ModelDigest, ModelFiles, ModelInfo, NanoUsd};
+use engine::{Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress};
+use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
+use futures_util::{Stream, StreamExt, stream};
+use proto::{Accounts, Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker};
+use proto::{WorkerError, WorkerServer, WorkerState};
+use tokio_stream::wrappers::WatchStream;
+
+/// One model on one engine.
+pub struct LocalWorker {
+    engine: Engine,
+    info: ModelInfo,
+    files: ModelFiles,
+    price_per_hour: NanoUsd,
+}
+
+/// A worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The model cannot be loaded.
+    #[error("load model")]
+    Load(#[from] LoadError),
+    /// The engine cannot start.
+    #[error("start engine")]
+    Engine(#[from] EngineError),
+}
+
+impl LocalWorker {
+    /// Loads a model, telling how far it is, and starts an engine for it. Takes as long as loading
+    /// does, so call it off the network threads.
+    pub fn start(
+        name: &str,
+        source: &ModelSource,
+        config: EngineConfig,
+        price_per_hour: NanoUsd,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, StartError> {
+        let model = Model::load(domain::ModelName::new(name), source, progress)?;
+        let (info, files) = (model.info().clone(), model.files().clone());
+        let engine = Engine::start(model, config)?;
+        Ok(Self { engine, info, files, price_per_hour })
+    }
+
+    /// The model it serves.
+    pub const fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Resolves when no sequence is running or waiting.
+    pub async fn idle(&self) {
+        let mut states = self.engine.watch();
+        // The engine outlives this borrow of it, so waiting cannot fail.
+        let _ = states.wait_for(|state| state.running == 0 && state.waiting == 0).await;
+    }
+
+    /// The same worker behind gRPC over pipes in memory, so that a single process takes the same
+    /// path as many. Must be called inside a tokio runtime; the server ends when the returned worker
+    /// is dropped.
+    pub fn over_pipes(self: Arc<Self>) -> Arc<dyn Worker> {
+        let (accept, pipes) = tokio::sync::mpsc::channel(PIPES_WAITING);
+        tokio::spawn(WorkerServer::new(self, None).serve_in_memory(pipes));
+        Arc::new(GrpcWorker::in_memory(accept))
+    }
+
+    fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
+        if start.model != self.info.digest {
+            return Err(WorkerError::ModelNotFound(start.model));
+        }
+        let request = Request {
+            prompt: start.prompt,
+            generated: start.generated,
+            max_output: start.max_output,
+            allowance: start.allowance,
+            sampling: start.sampling,
+            stop_on_eos: true,
+        };
+        self.engine.submit(request).map_err(refused)
+    }
+}
+
+#[async_trait]
+impl Worker for LocalWorker {
+    async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
+        let allowance = start.allowance;
+        let request = start.request;
+        let sequence = self.start_sequence(start)?;
+        tracing::debug!(request = %request, "sequence accepted");
+        Ok(Generation::new(allowance, |wishes| events(sequence, wishes)))
+    }
+
+    async fn watch(&self) -> Result<StateStream, WorkerError> {
+        let (info, price_per_hour) = (self.info.clone(), self.price_per_hour);
+        let states = WatchStream::new(self.engine.watch());
+        Ok(states.map(move |state| described(state, &info, price_per_hour)).boxed())
+    }
+
+    async fn drain(&self) -> Result<(), WorkerError> {
+        self.engine.drain();
+        Ok(())
+    }
+
+    async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
+        if *model != self.info.digest {
+            return Err(WorkerError::ModelNotFound(model.clone()));
+        }
+        Ok(self.files.clone())
+    }
+}
+
+/// What a sequence tells, while wishes are passed to it. Dropping the stream cancels the sequence.
+fn events(sequence: Sequence, wishes: Wishes) -> impl Stream<Item = Event> + Send {
+    stream::unfold((sequence, Some(wishes)), |(mut sequence, mut wishes)| async move {
+        let event = loop {
+            let Some(open) = &mut wishes else { break sequence.next().await };
+            tokio::select! {
+                biased;
+                wish = open.next() => match wish {
+                    Some((_, Some(reason))) => sequence.stop(reason),
+                    Some((allowance, None)) => sequence.extend(allowance),
+                    None => wishes = None,
+                },
+                event = sequence.next() => break event,
+            }
+        };
+        Some((told(event?), (sequence, wishes)))
+    })
+}
+
+fn told(event: EngineEvent) -> Event {
+    match event {
+        EngineEvent::Tokens { first, ids, gpu } => Event::Tokens { first, ids, gpu },
+        EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
+        // An engine that stops is like a machine that goes away: another one can go on.
+        EngineEvent::Failed { failure: failure @ Failure::Stopped, .. } => {
+            Event::Failed(WorkerError::Unreachable(failure.to_string()))
+        }
+        EngineEvent::Failed { failure, .. } => Event::Failed(WorkerError::Failed(failure.to_string())),
+    }
+}
+
+fn refused(refusal: Refusal) -> WorkerError {
+    match refusal {
+        Refusal::Full { retry_in } => WorkerError::Full { retry_in },
+        refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
+            WorkerError::Invalid(refusal.to_string())
+        }
+        Refusal::Draining => WorkerError::Draining,
+    }
+}
+
+fn described(state: EngineState, info: &ModelInfo, price_per_hour: NanoUsd) -> WorkerState {
+    WorkerState {
+        models: vec![info.clone()],
+        free_blocks: state.free_blocks,
+        total_blocks: state.total_blocks,
+        running: state.running,
+        waiting: state.waiting,
+        draining: state.draining,
+        price_per_hour,
+        accounts: Accounts {
+            requests: state.accounts.requests,
+            idle: state.accounts.idle,
+            overhead: state.accounts.overhead,
+            wall: state.accounts.wall,
+        },
+    }
+}
+
+const PIPES_WAITING: usize = 4;

@@ -1,0 +1,7 @@
+//! Tests of the repository itself: what review would otherwise have to watch for.
+
+mod configuration;
+mod files;
+mod layers;
+mod scanner;
+mod tidy;

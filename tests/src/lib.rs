@@ -1,0 +1,32 @@
+//! The harness of the system tests: the real binary, as its users start it.
+//!
+//! Decides how a process is started, when it counts as ready, and how it is ended: politely, at once, or
+//! by a test that is over. Promises that every wait has a deadline and that a failure comes with what
+//! the process said. Knows of the product only what a user can see: the command line, the files it
+//! writes, and its endpoints.
+
+mod binary;
+mod process;
+mod roles;
+mod serve;
+mod wait;
+
+pub use binary::{run, tollgate};
+pub use process::Process;
+pub use roles::{Gateway, Worker, free_address};
+pub use serve::{Key, Serve};
+pub use wait::until;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What `cargo xtask test` tells the tests about their surroundings.
+pub fn told(name: &str) -> Option<OsString> {
+    #[expect(clippy::disallowed_methods, reason = "a test has no other configuration")]
+    std::env::var_os(name)
+}

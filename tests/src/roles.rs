@@ -1,0 +1,115 @@
+//! `tollgate gateway` and `tollgate worker`: the parts of the product as processes of their own.
+//!
+//! What is in a configuration is the test's business; the address it names is told to us as well, since
+//! only the test knows it. Started means that it accepts connections there.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpStream;
+
+use crate::Process;
+use crate::serve::is_ready;
+
+/// A running `tollgate gateway`. Killed when dropped.
+#[derive(Debug)]
+pub struct Gateway(Role);
+
+/// A running `tollgate worker`. Killed when dropped.
+#[derive(Debug)]
+pub struct Worker(Role);
+
+impl Gateway {
+    /// Starts a gateway that listens on `listen`, as its configuration says.
+    pub async fn start(config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        Role::start("gateway", config, listen).await.map(Self)
+    }
+
+    /// Where clients are served: `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.0.listen)
+    }
+
+    /// Waits until the gateway says that it is ready; without a worker it may never be.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let url = format!("{}/readyz", self.endpoint());
+        let http = reqwest::Client::builder().no_proxy().build().context("build a client")?;
+        let look = async || is_ready(&http, &url).await.then_some(());
+        self.0.process.until("become ready", START_LIMIT, look).await
+    }
+
+    /// The process: its id, what it said, stopping and killing it.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.0.process
+    }
+
+    /// Stops it if it runs, and starts it again with what its configuration says now.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.0.restart().await
+    }
+}
+
+impl Worker {
+    /// Starts a worker that listens on `listen`, as its configuration says.
+    pub async fn start(config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        Role::start("worker", config, listen).await.map(Self)
+    }
+
+    /// Where gateways find it.
+    pub const fn address(&self) -> SocketAddr {
+        self.0.listen
+    }
+
+    /// The process: its id, what it said, stopping and killing it.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.0.process
+    }
+
+    /// Stops it if it runs, and starts it again with what its configuration says now.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.0.restart().await
+    }
+}
+
+/// An address on this machine that nobody listens on, to be written into a configuration.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    listener.local_addr().context("find a free port")
+}
+
+#[derive(Debug)]
+struct Role {
+    name: &'static str,
+    config: PathBuf,
+    listen: SocketAddr,
+    process: Process,
+}
+
+impl Role {
+    async fn start(name: &'static str, config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        let process = spawn(name, config)?;
+        let mut role = Self { name, config: config.to_owned(), listen, process };
+        role.accepts().await?;
+        Ok(role)
+    }
+
+    async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.stop().await?;
+        self.process = spawn(self.name, &self.config)?;
+        self.accepts().await
+    }
+
+    async fn accepts(&mut self) -> anyhow::Result<()> {
+        let listen = self.listen;
+        let look = async || TcpStream::connect(listen).await.ok().map(drop);
+        self.process.until("accept connections", START_LIMIT, look).await
+    }
+}
+
+fn spawn(role: &str, config: &Path) -> anyhow::Result<Process> {
+    Process::start(&[role.as_ref(), "--config".as_ref(), config.as_os_str()])
+}
+
+const START_LIMIT: Duration = Duration::from_mins(1);
