@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -21,15 +22,21 @@ pub fn tollgate() -> anyhow::Result<PathBuf> {
 
 /// Runs a command of the binary that ends by itself, and returns what it printed.
 pub async fn run(arguments: &[impl AsRef<OsStr>]) -> anyhow::Result<String> {
-    let mut command = Command::new(tollgate()?);
-    let running = command.args(arguments).kill_on_drop(true).output();
-    let output = tokio::time::timeout(LIMIT, running).await;
-    let output = output.context("the command does not end")?.context("start tollgate")?;
+    let output = attempt(arguments).await?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`{:?}` failed: {}\n{said}", command.as_std(), output.status);
+        let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        bail!("`tollgate {arguments:?}` failed: {}\n{said}", output.status);
     }
     String::from_utf8(output.stdout).context("read what the command printed")
+}
+
+/// Runs a command of the binary that ends by itself, well or not.
+pub async fn attempt(arguments: &[impl AsRef<OsStr>]) -> anyhow::Result<Output> {
+    let mut command = Command::new(tollgate()?);
+    let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LIMIT, running).await;
+    output.context("the command does not end")?.context("start tollgate")
 }
 
 const LIMIT: Duration = Duration::from_secs(30);

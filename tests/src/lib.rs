@@ -5,16 +5,22 @@
 //! the process said. Knows of the product only what a user can see: the command line, the files it
 //! writes, and its endpoints.
 
+mod admin;
+mod api;
 mod binary;
+mod fleet;
 mod process;
 mod roles;
 mod serve;
 mod wait;
 
-pub use binary::{run, tollgate};
+pub use admin::Admin;
+pub use api::{Api, Events, Reply, Told};
+pub use binary::{attempt, run, tollgate};
+pub use fleet::{Fleet, Wishes, gateway_config, worker_config};
 pub use process::Process;
 pub use roles::{Gateway, Worker, free_address};
-pub use serve::{Key, Serve};
+pub use serve::{Key, Left, Serve, create_key};
 pub use wait::until;
 
 use std::ffi::OsString;

@@ -57,6 +57,16 @@ impl Worker {
         Role::start("worker", config, listen).await.map(Self)
     }
 
+    /// Starts a worker without waiting for it.
+    pub fn spawn(config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        Role::spawn("worker", config, listen).map(Self)
+    }
+
+    /// Waits until it accepts connections.
+    pub async fn accepts(&mut self) -> anyhow::Result<()> {
+        self.0.accepts().await
+    }
+
     /// Where gateways find it.
     pub const fn address(&self) -> SocketAddr {
         self.0.listen
@@ -88,9 +98,13 @@ struct Role {
 }
 
 impl Role {
-    async fn start(name: &'static str, config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+    fn spawn(name: &'static str, config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
         let process = spawn(name, config)?;
-        let mut role = Self { name, config: config.to_owned(), listen, process };
+        Ok(Self { name, config: config.to_owned(), listen, process })
+    }
+
+    async fn start(name: &'static str, config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+        let mut role = Self::spawn(name, config, listen)?;
         role.accepts().await?;
         Ok(role)
     }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, run};
+use crate::{Admin, Api, Process, run};
 
 /// A ready `tollgate serve` on free ports. Killed, and its folder removed, when dropped.
 #[derive(Debug)]
@@ -27,6 +27,21 @@ pub struct Key {
     pub id: String,
     /// What a client sends.
     pub api_key: String,
+    /// The project it belongs to.
+    pub project: String,
+    /// The organization that one belongs to.
+    pub organization: String,
+}
+
+/// What a stopped server leaves behind.
+#[derive(Debug)]
+pub struct Left {
+    /// Its folder; removed when dropped.
+    pub data: TempDir,
+    /// The key of the first run.
+    pub api_key: String,
+    /// The administrator's token.
+    pub admin_token: String,
 }
 
 /// What the first run wrote down.
@@ -131,17 +146,40 @@ impl Serve {
         self.ready().await
     }
 
-    /// Creates a key by the command line; `options` are what the command takes, such as
-    /// `["--requests-per-minute", "1"]`.
+    /// Creates a key by the command line, and waits until the server knows it; `options` are what
+    /// the command takes, such as `["--requests-per-minute", "1"]`.
     pub async fn create_key(&self, name: &str, options: &[&str]) -> anyhow::Result<Key> {
+        let key = create_key(self.data.path(), name, options).await?;
+        self.api().with_key(&key.api_key).known().await?;
+        Ok(key)
+    }
+
+    /// Sets the limits of an organization, a project or a key, and waits until the server knows them.
+    pub async fn set_limits(&self, scope: &str, options: &[&str]) -> anyhow::Result<()> {
         let data = self.data.path().display().to_string();
-        let mut arguments = vec!["keys", "create", "--data", &data, "--name", name, "--json"];
+        let mut arguments = vec!["limits", "--data", &data];
         arguments.extend(options);
-        let printed = run(&arguments).await.context("create a key")?;
-        let key = serde_json::from_str(&printed)
-            .ok()
-            .and_then(|key| Some(Key { id: text(&key, "id")?, api_key: text(&key, "api_key")? }));
-        key.with_context(|| format!("find `id` and `api_key` in {printed}"))
+        arguments.push(scope);
+        run(&arguments).await.context("set limits")?;
+        // Servers learn of changes in their order: who knows this key knows the limits.
+        self.create_key("marker", &[]).await.map(drop)
+    }
+
+    /// The server as the owner of the first key sees it.
+    pub fn api(&self) -> Api {
+        Api::new(self.endpoint(), self.api_key())
+    }
+
+    /// The server as its administrator sees it.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.admin_endpoint(), self.admin_token())
+    }
+
+    /// Stops the server and leaves its folder to others, with the first run's keys.
+    pub async fn leave(mut self) -> anyhow::Result<Left> {
+        self.stop().await?;
+        let FirstRun { api_key, admin_token, .. } = self.first_run;
+        Ok(Left { data: self.data, api_key, admin_token })
     }
 
     /// Revokes a key by the command line.
@@ -150,6 +188,23 @@ impl Serve {
         run(&["keys", "revoke", "--data", &data, id]).await.context("revoke a key")?;
         Ok(())
     }
+}
+
+/// Creates a key in the folder `data` by the command line.
+pub async fn create_key(data: &Path, name: &str, options: &[&str]) -> anyhow::Result<Key> {
+    let data = data.display().to_string();
+    let mut arguments = vec!["keys", "create", "--data", &data, "--name", name, "--json"];
+    arguments.extend(options);
+    let printed = run(&arguments).await.context("create a key")?;
+    let key = serde_json::from_str(&printed).ok().and_then(|key| {
+        Some(Key {
+            id: text(&key, "id")?,
+            api_key: text(&key, "api_key")?,
+            project: text(&key, "project")?,
+            organization: text(&key, "organization")?,
+        })
+    });
+    key.with_context(|| format!("find a key in {printed}"))
 }
 
 fn spawn(

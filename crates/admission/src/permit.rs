@@ -101,29 +101,27 @@ impl Permit {
     pub async fn extend(&self) -> Option<u32> {
         let lease = self.with_lease(|lease| *lease);
         let target = lease.allowance.saturating_add(SLICE_TOKENS).min(self.max_output);
-        let least = self.amount_for(&lease, lease.allowance + 1) - lease.held;
-        let most = self.amount_for(&lease, target) - lease.held;
-        if target <= lease.allowance {
-            return Some(lease.allowance);
-        }
+        let more = |tokens| (self.amount_for(&lease, tokens) - lease.held).max(NanoUsd::ZERO);
+        let (least, most) = (more(lease.allowance.saturating_add(1)), more(target));
         if most > NanoUsd::ZERO {
-            let least = least.max(NanoUsd::ZERO);
-            let tokens = target - lease.allowance;
-            let granted = self.shared.quota.extend(self.hold(), least, most, tokens).await;
-            let grant = match granted {
-                Ok(Ok(grant)) => grant,
-                Ok(Err(_)) => return None,
-                Err(error) => {
-                    tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
-                    return None;
-                }
-            };
-            self.with_lease(|lease| lease.held += grant.amount);
+            self.hold_more(least, most, target - lease.allowance).await;
         }
-        Some(self.with_lease(|lease| {
-            lease.allowance = self.affordable(lease).clamp(lease.allowance, target);
-            lease.allowance
-        }))
+        self.with_lease(|lease| {
+            let extended = self.affordable(lease).min(target);
+            let longer = extended > lease.allowance;
+            lease.allowance = lease.allowance.max(extended);
+            longer.then_some(extended)
+        })
+    }
+
+    async fn hold_more(&self, least: NanoUsd, most: NanoUsd, tokens: u32) {
+        match self.shared.quota.extend(self.hold(), least, most, tokens).await {
+            Ok(Ok(grant)) => self.with_lease(|lease| lease.held += grant.amount),
+            Ok(Err(_)) => {}
+            Err(error) => {
+                tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
+            }
+        }
     }
 
     /// Ends the hold: writes the ledger row, then gives back what was not used.

@@ -143,9 +143,11 @@ impl Catalog {
         let field = call.prompt.field();
         let prompt = tokens(&model, call.prompt).await?;
         let vocabulary = model.info.vocabulary;
-        if prompt.iter().chain(call.sampling.logit_bias.iter().map(|(id, _)| id)).any(|id| *id >= vocabulary) {
+        let unknown = |id: u32| id >= vocabulary;
+        let in_prompt = prompt.iter().any(|id| unknown(*id));
+        if in_prompt || call.sampling.logit_bias.iter().any(|(id, _)| unknown(*id)) {
             let message = format!("token ids of this model are below {vocabulary}");
-            return Err(Failure::invalid(field, message));
+            return Err(Failure::invalid(if in_prompt { field } else { "logit_bias" }, message));
         }
         let parts = JobParts {
             request,

@@ -198,3 +198,6 @@ fn last_chunk(exchange: &Exchange, end: &Ending, include_usage: bool) -> Option<
     }
     Some(last)
 }
+
+#[cfg(test)]
+mod tests;

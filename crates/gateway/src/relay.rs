@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use admission::{Outcome, Permit};
 use cache::{CacheKey, CachedAnswer, Leader, Lookup};
-use domain::{FinishReason, Job, Scope, Usage};
+use domain::{ErrorKind, FinishReason, Job, Scope, Usage};
 use routing::{Answer, Piece};
 use tokio::time::Instant;
 
@@ -106,7 +106,7 @@ impl Gateway {
             give_up(&mut answer).await;
         }
         let used = answer.used();
-        permit.record(used.usage, used.cost);
+        permit.record(delivered(exchange, &relayed, used.usage), used.cost);
         self.metrics().redone(used.redone.nanos());
         let relayed = relayed?;
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish) {
@@ -141,6 +141,15 @@ impl Gateway {
             }
         }
     }
+}
+
+/// What the tenant pays for: a whole answer that failed on our side delivered nothing.
+fn delivered(exchange: &Exchange, relayed: &Result<Relayed, Failure>, usage: Usage) -> Usage {
+    let ours = matches!(relayed, Err(failure) if failure.kind() != ErrorKind::ClientGone);
+    if ours && exchange.delivery == Delivery::Whole {
+        return Usage { prompt_tokens: usage.prompt_tokens, ..Usage::default() };
+    }
+    usage
 }
 
 /// The next piece, unless the client leaves or the deadline passes first.

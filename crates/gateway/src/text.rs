@@ -53,7 +53,8 @@ impl ModelText {
                 "this model's maximum context length is {context_length} tokens, and the prompt has {} bytes; shorten it",
                 text.len()
             );
-            return Err(Failure::of(ErrorKind::ContextLengthExceeded, message));
+            let failure = Failure::of(ErrorKind::ContextLengthExceeded, message);
+            return Err(failure.blaming(prompt.field()));
         }
         let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
         let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;

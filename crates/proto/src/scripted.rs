@@ -193,7 +193,7 @@ impl Script {
         Some(event)
     }
 
-    /// Waits until there is something to say, taking in wishes.
+    /// Waits until there is something to say, taking in wishes first.
     async fn wait_for_turn(&mut self, wishes: &mut Wishes) {
         let pause = tokio::time::sleep(self.pace);
         tokio::pin!(pause);
@@ -201,18 +201,17 @@ impl Script {
         loop {
             let at_end = self.produced as usize >= self.tokens.len();
             let blocked = !at_end && self.produced >= self.allowance;
-            if self.stop.is_some() || (!blocked && !paused) {
-                return;
-            }
             tokio::select! {
-                () = &mut pause, if paused => paused = false,
-                wish = wishes.next() => match wish {
+                biased;
+                wish = wishes.next(), if self.stop.is_none() => match wish {
                     Some((allowance, stop)) => {
                         self.allowance = self.allowance.max(allowance);
                         self.stop = stop;
                     }
                     None => self.stop = Some(FinishReason::Cancelled),
                 },
+                () = &mut pause, if paused => paused = false,
+                () = std::future::ready(()), if self.stop.is_some() || !(blocked || paused) => return,
             }
         }
     }

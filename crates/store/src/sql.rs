@@ -78,6 +78,14 @@ impl Sqlite {
         Ok(counted.unsigned_abs())
     }
 
+    /// Every row's outcome, completion tokens and charge in nano-dollars, in order of admission.
+    pub async fn outcomes(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
+        sqlx::query_as("SELECT outcome, completion_tokens, charge_nanos FROM ledger ORDER BY hold_id")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| StoreError::new("read ledger rows", error))
+    }
+
     /// Makes the first organization, if there is none.
     async fn first_organization(connection: &mut SqliteConnection) -> sqlx::Result<OrganizationId> {
         let known = sqlx::query("SELECT id FROM organizations ORDER BY id LIMIT 1")

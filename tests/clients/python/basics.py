@@ -25,7 +25,8 @@ def a_chat_is_answered():
 
 @check
 def usage_adds_up_and_has_a_cost():
-    usage = chat().usage
+    # Another length than elsewhere, so that no cache answers it for nothing.
+    usage = chat(max_tokens=200).usage
     assert usage.prompt_tokens > 0 and usage.completion_tokens > 0, usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, usage
     assert usage.model_extra["cost"] > 0, usage

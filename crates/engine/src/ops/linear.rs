@@ -64,3 +64,6 @@ impl Quantized {
         self.weights.forward(x)
     }
 }
+
+#[cfg(test)]
+mod tests;

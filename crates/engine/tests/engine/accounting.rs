@@ -47,6 +47,8 @@ fn events_carry_the_time_of_their_tokens() {
 fn waiting_for_work_is_idle_time() {
     let engine = start(EngineConfig::default());
     block_on(async {
+        // The first report comes right before the first wait.
+        until(&engine, |state| state.total_blocks > 0).await;
         answers(&engine, vec![request(&[4088], 3)]).await;
         until(&engine, |state| state.running == 0 && state.accounts.idle.nanos() > 0).await;
     });

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::{FinishReason, GpuTime, ModelName, Sampling, Usage};
 use engine::{Engine, EngineConfig, EngineState, Event, Model, ModelSource, Request, Sequence};
@@ -85,7 +86,9 @@ pub(crate) fn endless() -> Request {
 pub(crate) async fn collect(sequence: &mut Sequence) -> Answer {
     let (mut ids, mut gpu, mut start) = (Vec::new(), GpuTime::ZERO, None);
     loop {
-        match sequence.next().await.expect("a sequence ends with an event that says so") {
+        let event = tokio::time::timeout(DEADLINE, sequence.next()).await;
+        let event = event.expect("the engine makes progress");
+        match event.expect("a sequence ends with an event that says so") {
             Event::Tokens { first, ids: more, gpu: time } => {
                 let start = *start.get_or_insert(first);
                 assert_eq!(first as usize, start as usize + ids.len(), "no gaps");
@@ -119,10 +122,15 @@ pub(crate) async fn answers(engine: &Engine, requests: Vec<Request>) -> Vec<Answ
 
 /// The first reported state that `is` accepts.
 pub(crate) async fn until(engine: &Engine, is: impl FnMut(&EngineState) -> bool) -> EngineState {
-    *engine.watch().wait_for(is).await.unwrap()
+    let mut states = engine.watch();
+    let reached = tokio::time::timeout(DEADLINE, states.wait_for(is)).await;
+    *reached.expect("the engine reaches the state").unwrap()
 }
 
 /// A test's own runtime: the engine's thread does the work.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
+
+/// Much longer than any test; a test that would hang fails instead.
+const DEADLINE: Duration = Duration::from_mins(1);

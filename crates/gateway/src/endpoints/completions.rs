@@ -72,10 +72,16 @@ fn chunk(about: &About, text: &str, finish: Option<FinishReason>) -> Value {
 
 /// A string, token ids, or a list that holds exactly one of them.
 fn prompt(value: &Value) -> Result<Prompt, Failure> {
+    match value.as_array().map(Vec::as_slice) {
+        Some([only @ (Value::String(_) | Value::Array(_))]) => one_prompt(only),
+        _ => one_prompt(value),
+    }
+}
+
+fn one_prompt(value: &Value) -> Result<Prompt, Failure> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text.clone())),
         Value::Array(list) if list.iter().any(Value::is_number) => token_ids(list),
-        Value::Array(list) if list.len() == 1 && !list[0].is_object() => prompt(&list[0]),
         Value::Array(_) => {
             let message = "`prompt` must hold one prompt; send each prompt in a request of its own";
             Err(Failure::invalid("prompt", message))

@@ -1,0 +1,5 @@
+//! Admission on top of the memory quota: budgets hold, permits end, rows are written.
+
+mod budgets;
+mod permits;
+mod world;

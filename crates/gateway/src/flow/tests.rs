@@ -1,0 +1,331 @@
+//! The whole flow in memory: no ports, a stopped clock, a scripted worker.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use admission::{Admission, AdmissionParts, ApiKey, Budget, Directory, Limits, NewKey};
+use domain::{ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Price, SystemClock};
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use proto::{ScriptedWorker, Worker};
+use routing::{Router, RouterSettings};
+use serde_json::{Value, json};
+use store::{MemoryCacheSettings, StoreSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::App;
+use crate::catalog::Catalog;
+use crate::gateway::{FlowSettings, Gateway, Parts};
+use crate::metrics::Metrics;
+
+/// A gateway with one scripted worker.
+struct World {
+    app: Arc<App>,
+    gateway: Arc<Gateway>,
+    worker: Arc<ScriptedWorker>,
+    ledger: Arc<store::JournaledLedger>,
+    folder: tempfile::TempDir,
+    key: String,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
+impl World {
+    async fn new(pace: Duration) -> Self {
+        Self::with(pace, Limits::default(), None).await
+    }
+
+    async fn with(pace: Duration, limits: Limits, budget: Option<i64>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock);
+        let cache = Some(MemoryCacheSettings::default());
+        let settings = StoreSettings { data: folder.path().to_owned(), cache, redis: None };
+        let stores = store::open(&settings, Arc::clone(&clock) as _).await.unwrap();
+        let key = ApiKey::generate();
+        let new = NewKey {
+            name: "test".to_owned(),
+            project: "default".to_owned(),
+            digest: stores.pepper.digest(&key),
+            limits,
+            budget: budget.map(|nanos| Budget { amount: NanoUsd::from_nanos(nanos) }),
+            models: Vec::new(),
+        };
+        stores.tenants.create_key(new).await.unwrap();
+        let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper).await.unwrap();
+        let worker = Arc::new(ScriptedWorker::new(info(), files(), 4).paced(pace));
+        let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
+        let router = Router::new(named, RouterSettings::default());
+        let background = router.follow();
+        let parts = AdmissionParts {
+            directory: Arc::new(directory),
+            quota: stores.quota,
+            ledger: Arc::clone(&stores.ledger) as _,
+            clock: Arc::clone(&clock) as _,
+        };
+        let gateway = Arc::new(Gateway::new(Parts {
+            admission: Admission::new(parts),
+            catalog: Catalog::new(Arc::clone(&router), prices(), 100),
+            router,
+            cache: Some(cache::Cache::new(stores.cache)),
+            metrics: Metrics::new().unwrap(),
+            clock,
+            settings: flow_settings(),
+        }));
+        let mut world = Self {
+            app: Arc::new(App::new(Arc::clone(&gateway))),
+            gateway,
+            worker,
+            ledger: stores.ledger,
+            folder,
+            key: key.expose().to_owned(),
+            _background: background,
+        };
+        world.follow_catalog();
+        while world.gateway.readiness().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // From here on time stands still, and jumps when everybody waits.
+        tokio::time::pause();
+        world
+    }
+
+    fn follow_catalog(&mut self) {
+        let gateway = Arc::clone(&self.gateway);
+        let follow = tokio::spawn(async move { gateway.catalog().follow().await });
+        self._background.push(AbortOnDropHandle::new(follow));
+    }
+
+    /// A connection on which `request` was sent.
+    async fn send(&self, request: &str) -> DuplexStream {
+        let (mut near, far) = tokio::io::duplex(1 << 20);
+        let app = Arc::clone(&self.app);
+        tokio::spawn(async move {
+            let (_stop, stopped) = watch::channel(false);
+            let session = ServerSession::new_http1(Box::new(far));
+            app.process_new_http(session, &stopped).await;
+        });
+        near.write_all(request.as_bytes()).await.unwrap();
+        near
+    }
+
+    /// The whole reply to a chat request.
+    async fn chat(&self, body: &Value) -> String {
+        let mut connection = self.send(&self.request(body)).await;
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).await.unwrap();
+        reply
+    }
+
+    fn request(&self, body: &Value) -> String {
+        let (body, key) = (body.to_string(), &self.key);
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    /// Ledger rows as (outcome, completion tokens, charge), once every hold is settled.
+    async fn rows(&self) -> Vec<(String, i64, i64)> {
+        while self.gateway.admission().open_holds().await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The database works in threads of its own, which a stopped clock does not wait for.
+        tokio::time::resume();
+        self.ledger.flush().await.unwrap();
+        rows(self.folder.path()).await
+    }
+}
+
+async fn rows(data: &Path) -> Vec<(String, i64, i64)> {
+    store::tenants(data).await.unwrap().outcomes().await.unwrap()
+}
+
+fn info() -> ModelInfo {
+    ModelInfo {
+        name: ModelName::new("scripted"),
+        digest: ModelDigest::new("0123456789abcdef"),
+        context_length: 2048,
+        vocabulary: 4000,
+        stop_tokens: Vec::new(),
+        weights: "none".to_owned(),
+    }
+}
+
+fn files() -> ModelFiles {
+    let tokenizer = include_bytes!("../../../engine/demo-model/tokenizer.json");
+    let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    ModelFiles { tokenizer: tokenizer[..].into(), chat_template: Some(template.into()) }
+}
+
+/// 100 nano-dollars for each prompt token, 400 for each token of output.
+fn prices() -> HashMap<ModelName, Price> {
+    let price = |nanos| domain::PricePerMillion::new(NanoUsd::from_nanos(nanos)).unwrap();
+    let tokens = Price::Tokens {
+        input: price(100_000_000),
+        cached_input: price(50_000_000),
+        output: price(400_000_000),
+    };
+    HashMap::from([(ModelName::new("scripted"), tokens)])
+}
+
+fn flow_settings() -> FlowSettings {
+    FlowSettings {
+        max_head_bytes: 4096,
+        max_body_bytes: 65_536,
+        max_requests: 8,
+        request_timeout: Duration::from_secs(120),
+    }
+}
+
+fn ask(max_tokens: u32, stream: bool) -> Value {
+    json!({
+        "model": "scripted",
+        "messages": [{ "role": "user", "content": "hello" }],
+        "max_tokens": max_tokens,
+        "stream": stream,
+    })
+}
+
+#[tokio::test]
+async fn a_whole_answer_has_its_usage_and_leaves_one_row() {
+    let world = World::new(Duration::ZERO).await;
+
+    let reply = world.chat(&ask(5, false)).await;
+
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["usage"]["completion_tokens"], 5);
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+    let charge = body["usage"]["cost_details"]["charge_nano_usd"].as_i64().unwrap();
+    assert_eq!(world.rows().await, [("length".to_owned(), 5, charge)]);
+}
+
+#[tokio::test]
+async fn a_quiet_stream_is_kept_alive_with_comments() {
+    let world = World::new(Duration::from_secs(40)).await;
+
+    let reply = world.chat(&ask(1, true)).await;
+
+    // The token comes after 40 s and the end after 40 more: two comments in each wait.
+    assert_eq!(reply.matches(": ping\n\n").count(), 4, "{reply}");
+    assert!(reply.contains("data: [DONE]"));
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_ends_with_an_error_and_pays_for_what_was_delivered() {
+    let world = World::new(Duration::from_secs(50)).await;
+
+    let reply = world.chat(&ask(10, true)).await;
+
+    assert!(reply.contains("deadline_exceeded"), "{reply}");
+    assert!(!reply.contains("[DONE]"), "it did not end well");
+    // Two tokens came in 120 s; the prompt has at least one token.
+    let rows = world.rows().await;
+    assert_eq!((rows[0].0.as_str(), rows[0].1), ("deadline_exceeded", 2));
+    assert!(rows[0].2 > 800);
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_never_came_is_not_charged() {
+    let world = World::new(Duration::from_secs(50)).await;
+
+    let reply = world.chat(&ask(10, false)).await;
+
+    assert!(reply.starts_with("HTTP/1.1 504"), "{reply}");
+    assert_eq!(world.rows().await[0].2, 0, "nothing was delivered");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
+    let world = World::new(Duration::from_secs(1)).await;
+    let mut connection = world.send(&world.request(&ask(1000, true))).await;
+
+    let mut seen = Vec::new();
+    while String::from_utf8_lossy(&seen).matches("data: ").count() < 4 {
+        let mut part = [0; 4096];
+        let count = connection.read(&mut part).await.unwrap();
+        seen.extend_from_slice(&part[..count]);
+    }
+    drop(connection);
+
+    let rows = world.rows().await;
+    assert_eq!(rows[0].0, "client_gone");
+    assert!((2..=5).contains(&rows[0].1), "{} tokens were produced", rows[0].1);
+    assert!(rows[0].2 >= rows[0].1 * 400);
+    assert_eq!(world.gateway.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
+    let world = World::with(Duration::ZERO, Limits::default(), Some(50_000)).await;
+
+    let reply = world.chat(&ask(1000, true)).await;
+
+    assert!(reply.contains("\"finish_reason\":\"length\""));
+    let last = reply.split("data: ").filter(|event| event.starts_with('{')).last().unwrap();
+    assert!(last.contains("budget_exceeded"), "{last}");
+    let rows = world.rows().await;
+    assert_eq!(rows[0].0, "budget");
+    assert!(rows[0].2 <= 50_000 && rows[0].2 > 50_000 - 400, "charged {}", rows[0].2);
+    let refused = world.chat(&ask(1, false)).await;
+    assert!(refused.contains("insufficient_quota") && refused.contains("x-should-retry: false"));
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_for_good_ends_a_stream_with_an_error_event() {
+    let world = World::new(Duration::ZERO).await;
+    for _ in 0..4 {
+        world.worker.break_next_after(1);
+    }
+
+    let reply = world.chat(&ask(50, true)).await;
+
+    assert!(reply.contains("\"error\""), "{reply}");
+    assert!(!reply.contains("[DONE]"));
+    assert!(!reply.contains("scripted break"), "our failures are not told to strangers");
+}
+
+#[tokio::test]
+async fn the_same_question_is_answered_from_the_cache_and_costs_nothing() {
+    let world = World::new(Duration::ZERO).await;
+    let mut question = ask(5, false);
+    question["temperature"] = json!(0);
+
+    let first = world.chat(&question).await;
+    question["stream"] = json!(true);
+    let second = world.chat(&question).await;
+
+    assert!(first.contains("x-tollgate-cache: miss"));
+    assert!(second.contains("x-tollgate-cache: hit") && second.contains("[DONE]"));
+    let rows = world.rows().await;
+    assert_eq!((rows[1].0.as_str(), rows[1].1, rows[1].2), ("cache_hit", 5, 0));
+}
+
+#[tokio::test]
+async fn what_is_checked_first_is_told_first() {
+    let world = World::new(Duration::ZERO).await;
+    let key = &world.key;
+    let cases = [
+        ("GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "404", "unknown_url"),
+        ("PUT /v1/models HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405", "method_not_supported"),
+        // Who you are comes before what you say.
+        ("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n{".to_owned(), "401", "invalid_api_key"),
+        (format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 1\r\n\r\n{{"), "400", "not valid JSON"),
+        (format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 99999999\r\n\r\n"), "413", "request_too_large"),
+        (format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(5000)), "431", "headers_too_large"),
+        ("garbage\r\n\r\n".to_owned(), "400", "not valid HTTP"),
+    ];
+    for (request, status, told) in cases {
+        let mut connection = world.send(&request).await;
+        connection.shutdown().await.unwrap();
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {reply}");
+        assert!(reply.contains(told), "{request}: {reply}");
+    }
+    assert!(world.rows().await.is_empty(), "nothing was admitted");
+}

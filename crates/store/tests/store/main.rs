@@ -1,0 +1,6 @@
+//! The stores, through their ports.
+
+mod journal;
+mod quota;
+mod tenants;
+mod world;

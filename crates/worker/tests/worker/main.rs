@@ -1,0 +1,4 @@
+//! The worker contract, kept by every implementation of it.
+
+mod conformance;
+mod workers;

@@ -1,0 +1,20 @@
+//! The product from outside: real processes, raw HTTP, and the ledger they leave behind.
+//!
+//! What is tested is what a user, an operator or an attacker can see; each file is one subject.
+
+mod bad_fields;
+mod bad_wire;
+mod budgets;
+mod cache;
+mod commands;
+mod connections;
+mod fleet;
+mod leaving;
+#[path = "../ledger.rs"]
+mod ledger;
+mod limits;
+mod metering;
+mod questions;
+mod raw;
+mod restarts;
+mod tls;

@@ -1,0 +1,122 @@
+//! TLS at the gateway's own listener, and what is refused without it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use system_tests::{Fleet, Gateway, attempt, free_address, gateway_config};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+use crate::questions::who;
+use crate::raw::chat;
+
+#[tokio::test]
+async fn tls_speaks_http2_and_http1_as_the_client_chooses() -> anyhow::Result<()> {
+    let fleet = Fleet::start(1, system_tests::Wishes::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    std::fs::write(folder.path().join("cert.pem"), cert.pem())?;
+    std::fs::write(folder.path().join("key.pem"), signing_key.serialize_pem())?;
+    let listen = free_address()?;
+    let config = secured(&fleet, folder.path(), listen).await?;
+    let key = system_tests::create_key(folder.path(), "tls", &[]).await?;
+    let mut gateway = Gateway::start(&config, listen).await?;
+    gateway.process().logged("gateway ready", LIMIT).await?;
+
+    let stream = connect(cert.der(), listen, b"h2").await?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let answer = over_http2(stream, &key.api_key).await?;
+    assert!(answer.contains("Tollgate demo model"), "{answer}");
+
+    let mut stream = connect(cert.der(), listen, b"http/1.1").await?;
+    assert_ne!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let request = chat(&key.api_key, &who().to_string(), "connection: close\r\n");
+    stream.write_all(&request).await?;
+    let mut answer = String::new();
+    // A peer that ends without a word of TLS has ended all the same.
+    let _ = tokio::time::timeout(LIMIT, stream.read_to_string(&mut answer)).await?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    let mut plain = TcpStream::connect(listen).await?;
+    plain.write_all(&request).await?;
+    let mut refused = Vec::new();
+    let _ = tokio::time::timeout(LIMIT, plain.read_to_end(&mut refused)).await?;
+    assert!(!refused.starts_with(b"HTTP/1.1 200"), "plain HTTP was served on a TLS port");
+    gateway.process().stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_machines_are_not_served_without_tls() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().display().to_string();
+    let listen = ["serve", "--data", &data, "--listen", "0.0.0.0:0", "--admin-listen", "127.0.0.1:0"];
+    let output = attempt(&listen).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("error: listen:") && said.contains("TLS"), "{said}");
+    Ok(())
+}
+
+/// The configuration of a second gateway, with TLS, in front of the fleet's worker.
+async fn secured(fleet: &Fleet, folder: &Path, listen: SocketAddr) -> anyhow::Result<std::path::PathBuf> {
+    let token = fleet.data().join("worker.token");
+    let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let mut text = gateway_config(listen, free_address()?, folder, &token);
+    text += &format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    let worker = fleet.workers[0].address();
+    text += &format!("[[workers]]\naddress = \"http://{worker}\"\n");
+    let config = folder.join("gateway.toml");
+    tokio::fs::write(&config, text).await?;
+    Ok(config)
+}
+
+async fn connect(
+    trusted: &CertificateDer<'static>,
+    address: SocketAddr,
+    protocol: &[u8],
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone())?;
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost")?;
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.context("agree on TLS")
+}
+
+async fn over_http2(stream: TlsStream<TcpStream>, key: &str) -> anyhow::Result<String> {
+    let (client, connection) = h2::client::handshake(stream).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("https://localhost/v1/chat/completions")
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/json")
+        .body(())?;
+    let (response, mut body) = client.ready().await?.send_request(request, false)?;
+    body.send_data(Bytes::from(who().to_string()), true)?;
+    let response = tokio::time::timeout(LIMIT, response).await??;
+    assert_eq!(response.status(), 200);
+    let mut stream = response.into_body();
+    let mut answer = Vec::new();
+    while let Some(part) = stream.data().await {
+        let part = part?;
+        stream.flow_control().release_capacity(part.len())?;
+        answer.extend_from_slice(&part);
+    }
+    connection.abort();
+    Ok(String::from_utf8(answer)?)
+}
+
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
