@@ -41,18 +41,9 @@ impl Ledger {
         rows.context("read a ledger row")
     }
 
-    /// Waits for `number` rows. The database has a row soon after the request is over, not at once.
-    pub(crate) async fn settled(&self, number: usize) -> anyhow::Result<Vec<LedgerRow>> {
-        let look = async || Ok(Some(self.rows().await?).filter(|rows| rows.len() >= number));
-        let rows = until(&format!("{number} rows are in the ledger"), LIMIT, look).await?;
-        anyhow::ensure!(rows.len() == number, "more than {number} rows: {rows:#?}");
-        Ok(rows)
-    }
-
     /// Waits for the row of one request.
     pub(crate) async fn row(&self, request: &str) -> anyhow::Result<LedgerRow> {
-        let look =
-            async || Ok(self.rows().await?.into_iter().find(|row| row.request == request));
+        let look = async || Ok(self.rows().await?.into_iter().find(|row| row.request == request));
         until(&format!("the row of {request} is in the ledger"), LIMIT, look).await
     }
 
@@ -62,6 +53,15 @@ impl Ledger {
         let rows = rows.context("read spending")?;
         let sums = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
         sums.collect::<sqlx::Result<_>>().context("read spending")
+    }
+}
+
+impl LedgerRow {
+    /// What its tokens cost at the demo model's price, in nano-dollars.
+    pub(crate) const fn price(&self) -> i64 {
+        (self.prompt_tokens - self.cached_tokens) * PROMPT_NANOS
+            + self.cached_tokens * CACHED_NANOS
+            + self.completion_tokens * COMPLETION_NANOS
     }
 }
 
@@ -84,8 +84,18 @@ fn row(row: &SqliteRow) -> sqlx::Result<LedgerRow> {
         cached_tokens: row.try_get("cached_tokens")?,
         completion_tokens: row.try_get("completion_tokens")?,
         charge: row.try_get("charge_nanos")?,
-        scopes: [row.try_get("organization_id")?, row.try_get("project_id")?, row.try_get("key_id")?],
+        scopes: [
+            row.try_get("organization_id")?,
+            row.try_get("project_id")?,
+            row.try_get("key_id")?,
+        ],
     })
 }
 
+/// 0.10 dollars per million.
+pub(crate) const PROMPT_NANOS: i64 = 100;
+/// 0.05 dollars per million.
+const CACHED_NANOS: i64 = 50;
+/// 0.40 dollars per million.
+pub(crate) const COMPLETION_NANOS: i64 = 400;
 const LIMIT: Duration = Duration::from_secs(20);

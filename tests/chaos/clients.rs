@@ -18,13 +18,18 @@ pub(crate) struct Seen {
     pub(crate) request: String,
     /// What it was told to pay, if it was answered to the end.
     pub(crate) charge: Option<i64>,
+    /// What it asked.
+    pub(crate) question: String,
+    /// The text, if it was answered to the end.
+    pub(crate) text: String,
 }
 
 impl Seen {
     /// A reply in one piece.
     pub(crate) fn of(reply: &Reply) -> Self {
         let request = reply.request_id().to_owned();
-        Self { status: Some(reply.status), request, charge: reply.charge() }
+        let (charge, text) = (reply.charge(), reply.text());
+        Self { status: Some(reply.status), request, charge, text, ..Self::default() }
     }
 }
 
@@ -88,6 +93,7 @@ impl Client {
     /// One request. That a connection breaks is no failure here.
     async fn ask(&mut self, seen: &mut Seen) {
         let request = self.question();
+        seen.question = request.to_string();
         match self.random.u8(..6) {
             0 | 1 => self.whole(&request, seen).await,
             2 => {
@@ -105,7 +111,7 @@ impl Client {
 
     async fn whole(&self, request: &Value, seen: &mut Seen) {
         let Ok(reply) = self.api.chat(request).await else { return };
-        *seen = Seen::of(&reply);
+        *seen = Seen { question: std::mem::take(&mut seen.question), ..Seen::of(&reply) };
     }
 
     /// Reads a stream, and leaves after `texts` pieces of text.
@@ -122,19 +128,26 @@ impl Client {
         }
         if events.told().done {
             seen.charge = events.told().charge();
+            seen.text = events.told().text();
         }
     }
 
+    /// One of a few hundred questions, so that some are asked again.
     fn question(&mut self) -> Value {
         let subject = SUBJECTS[self.random.usize(..SUBJECTS.len())];
-        let content = format!("Tell me a story about {subject} and {} frogs.", self.random.u8(..50));
-        let temperature = [0.0, 0.8, 1.2][self.random.usize(..3)];
-        json!({
+        let content = format!("Tell me a story about {subject} and {} frogs.", self.random.u8(..8));
+        let max_tokens = [20, 80, 250][self.random.usize(..3)];
+        let mut question = json!({
             "model": "tollgate-demo",
             "messages": [{ "role": "user", "content": content }],
-            "temperature": temperature,
-            "max_tokens": self.random.u32(5..250),
-        })
+            "max_tokens": max_tokens,
+        });
+        match self.random.u8(..4) {
+            0 => question["temperature"] = json!(1),
+            1 => question["seed"] = json!(self.random.u8(..3)),
+            _ => question["temperature"] = json!(0),
+        }
+        question
     }
 }
 

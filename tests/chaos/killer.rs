@@ -27,7 +27,10 @@ impl Killer {
     }
 
     /// Kills and restarts for `length`, and returns how often whom. In the end everything runs.
-    pub(crate) async fn kill_for(&mut self, length: Duration) -> anyhow::Result<BTreeMap<String, u32>> {
+    pub(crate) async fn kill_for(
+        &mut self,
+        length: Duration,
+    ) -> anyhow::Result<BTreeMap<String, u32>> {
         let end = Instant::now() + length;
         while Instant::now() < end {
             // Not to wait for anything: so that there is something to kill again.
@@ -44,6 +47,7 @@ impl Killer {
             }
             self.restart(victim).await?;
         }
+        self.fleet.gateway.ready().await?;
         for victim in [Victim::Gateway, Victim::Worker(0), Victim::Worker(1)] {
             check_sane(self.process(victim))?;
         }

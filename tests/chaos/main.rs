@@ -46,8 +46,21 @@ async fn chaos(length: Duration, seed: u64) -> anyhow::Result<()> {
     seen.push(Seen::of(&last));
     let rows = ledger.rows().await?;
     say(&summary(&seen, &kills, &rows, seed));
+    check_texts(&seen)?;
     check_rows(&seen, &rows)?;
     ensure!(ledger.spending().await? == sums(&rows), "spending is not the sum of the rows");
+    Ok(())
+}
+
+/// A greedy or seeded question has one answer, whoever was killed while it was given.
+fn check_texts(seen: &[Seen]) -> anyhow::Result<()> {
+    let mut answers: BTreeMap<&str, &str> = BTreeMap::new();
+    let reproducible =
+        |seen: &&Seen| seen.charge.is_some() && !seen.question.contains("\"temperature\":1");
+    for seen in seen.iter().filter(reproducible) {
+        let first = answers.entry(&seen.question).or_insert(&seen.text);
+        ensure!(*first == seen.text, "two answers to {}:\n{first}\n{}", seen.question, seen.text);
+    }
     Ok(())
 }
 
@@ -65,6 +78,10 @@ fn check_rows(seen: &[Seen], rows: &[LedgerRow]) -> anyhow::Result<()> {
         }
     }
 
+    for refused in seen.iter().filter_map(|seen| seen.status).filter(|status| *status != 200) {
+        ensure!((500..600).contains(&refused), "a good request was refused with {refused}");
+    }
+
     let heads: BTreeSet<&str> = seen.iter().map(|seen| seen.request.as_str()).collect();
     let unseen = rows.iter().filter(|row| !heads.contains(row.request.as_str()));
     let finished = unseen.filter(|row| ANSWERED.contains(&row.outcome.as_str())).count();
@@ -72,9 +89,12 @@ fn check_rows(seen: &[Seen], rows: &[LedgerRow]) -> anyhow::Result<()> {
     let cut = seen.iter().filter(|seen| seen.status.is_none()).count();
     ensure!(finished <= cut, "{finished} answers that nobody saw, but {cut} lost connections");
 
-    let interrupted = rows.iter().filter(|row| row.outcome == "interrupted");
-    for row in interrupted {
-        ensure!(row.charge == 0, "an interrupted request is charged: {row:?}");
+    for row in rows {
+        let free = ["interrupted", "cache_hit"].contains(&row.outcome.as_str());
+        let answered = ANSWERED.contains(&row.outcome.as_str());
+        // Who left before anything ran pays nothing; who was answered pays for all of it.
+        let right = if free { row.charge == 0 } else { row.charge == row.price() };
+        ensure!(right || (row.charge == 0 && !answered), "a wrong charge: {row:?}");
     }
     Ok(())
 }

@@ -24,12 +24,15 @@ fn wrong_types() -> Vec<Row> {
         (json!({ "messages": [{ "role": "user" }] }), "messages[0].content"),
         (json!({ "messages": [{ "role": "user", "content": 7 }] }), "messages[0].content"),
         (json!({ "messages": [{ "role": "user", "content": ["x"] }] }), "messages[0].content[0]"),
-        (content_part(json!({ "type": "hologram" })), "messages[0].content[0].type"),
-        (content_part(json!({ "type": "image_url" })), "messages[0].content[0].type"),
-        (content_part(json!({ "type": "text" })), "messages[0].content[0].text"),
-        (content_part(json!({ "type": 3 })), "messages[0].content[0].type"),
-        (content_part(json!({})), "messages[0].content[0].type"),
-        (json!({ "messages": [{ "role": "user", "content": "x", "name": 1 }] }), "messages[0].name"),
+        (content_part(&json!({ "type": "hologram" })), "messages[0].content[0].type"),
+        (content_part(&json!({ "type": "image_url" })), "messages[0].content[0].type"),
+        (content_part(&json!({ "type": "text" })), "messages[0].content[0].text"),
+        (content_part(&json!({ "type": 3 })), "messages[0].content[0].type"),
+        (content_part(&json!({})), "messages[0].content[0].type"),
+        (
+            json!({ "messages": [{ "role": "user", "content": "x", "name": 1 }] }),
+            "messages[0].name",
+        ),
         (json!({ "stream": "yes" }), "stream"),
         (json!({ "stream": 1 }), "stream"),
         (json!({ "stream": true, "stream_options": true }), "stream_options"),
@@ -225,7 +228,8 @@ fn complaint(change: &Value, reply: &Reply, status: u16, param: &str) -> Option<
     let clear = error["message"].as_str().is_some_and(|message| !message.is_empty());
     let good = reply.status == status && clear && error["param"] == param;
     let shown: String = change.to_string().chars().take(80).collect();
-    (!good).then(|| format!("{shown}: {status} {param} expected, not {} {}", reply.status, reply.body))
+    (!good)
+        .then(|| format!("{shown}: {status} {param} expected, not {} {}", reply.status, reply.body))
 }
 
 /// The server still answers, holds nothing, and has one row: that of the answer.
@@ -241,6 +245,6 @@ fn user(content: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": content }] })
 }
 
-fn content_part(part: Value) -> Value {
+fn content_part(part: &Value) -> Value {
     json!({ "messages": [{ "role": "user", "content": [part] }] })
 }

@@ -47,7 +47,10 @@ async fn a_body_that_is_no_json_object_is_a_400() -> anyhow::Result<()> {
 async fn a_body_that_is_too_large_is_a_413() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let announced = post(&serve, vec![b' '; 10_000_000]).await?;
-    assert_eq!((announced.status, announced.error()["code"].as_str()), (413, Some("request_too_large")));
+    assert_eq!(
+        (announced.status, announced.error()["code"].as_str()),
+        (413, Some("request_too_large"))
+    );
 
     let mut connection = Connection::open(serve.endpoint()).await?;
     let head = format!(
@@ -118,7 +121,9 @@ async fn what_is_no_http_gets_a_400_or_a_closed_door() -> anyhow::Result<()> {
     }
 
     // Half a head and half a body, and then nothing: the client has left.
-    for half in [&b"POST /v1/chat/comp"[..], &chat(serve.api_key(), &endless(1500).to_string(), "")[..300]] {
+    for half in
+        [&b"POST /v1/chat/comp"[..], &chat(serve.api_key(), &endless(1500).to_string(), "")[..300]]
+    {
         let mut connection = Connection::open(serve.endpoint()).await?;
         connection.send(half).await;
         drop(connection);

@@ -17,8 +17,13 @@ const GATEWAYS: &[Row] = &[
          [[workers]]\naddress = \"worker\"\n[[prices]]\nmodel = \"m\"\ninput = \"1e3\"\noutput = \"-1\"\n\
          [limits]\nmax_body_bytes = 0\nrequest_timeout = \"0s\"",
         &[
-            "listen: ", "admin_listen: ", "gpu_time_markup_percent: ", "workers[0].address: ",
-            "prices[0].input: ", "prices[0].output: ", "limits.max_body_bytes: ",
+            "listen: ",
+            "admin_listen: ",
+            "gpu_time_markup_percent: ",
+            "workers[0].address: ",
+            "prices[0].input: ",
+            "prices[0].output: ",
+            "limits.max_body_bytes: ",
             "limits.request_timeout: ",
         ],
     ),
@@ -47,10 +52,7 @@ const WORKERS: &[Row] = &[
         "listen = \"127.0.0.1:0\"\n[model]\nname = \"m\"\npath = \"missing-model\"",
         &["start model m", "missing-model"],
     ),
-    (
-        "listen = \"127.0.0.1:0\"\n[engine]\nstep_tokens = 1",
-        &["start model", "step_tokens"],
-    ),
+    ("listen = \"127.0.0.1:0\"\n[engine]\nstep_tokens = 1", &["start model", "step_tokens"]),
     (
         "listen = \"127.0.0.1:0\"\ntoken_file = \"missing.token\"",
         &["missing.token", "No such file"],
@@ -88,7 +90,10 @@ async fn a_bad_argument_is_one_line_that_names_it() -> anyhow::Result<()> {
 
     let rows: &[(&[&str], &[&str])] = &[
         (&["keys", "create", "--data", &data, "--name", " "], &["name"]),
-        (&["keys", "create", "--data", &data, "--name", "a", "--budget-usd", "lots"], &["budget", "lots"]),
+        (
+            &["keys", "create", "--data", &data, "--name", "a", "--budget-usd", "lots"],
+            &["budget", "lots"],
+        ),
         (&["keys", "create", "--data", &data, "--name", "a", "--budget-usd=-1"], &["budget", "-1"]),
         (&["keys", "create", "--data", &file, "--name", "a"], &[&file]),
         (&["keys", "list", "--data", &nowhere], &[&nowhere, "--data"]),
@@ -101,7 +106,10 @@ async fn a_bad_argument_is_one_line_that_names_it() -> anyhow::Result<()> {
         (&["limits", "--data", &data, &project], &[&project]),
         (&["limits", "--data", &data, &absent, "--budget-usd", "x"], &["budget", "x"]),
         (&["limits", "--data", &nowhere, &absent], &[&nowhere]),
-        (&["serve", "--data", &file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], &[&file]),
+        (
+            &["serve", "--data", &file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
+            &[&file],
+        ),
     ];
     for (arguments, named) in rows {
         check(arguments, named, &arguments.join(" ")).await?;

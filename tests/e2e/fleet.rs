@@ -24,8 +24,9 @@ async fn a_gateway_with_a_wrong_token_is_not_ready_and_says_why() -> anyhow::Res
     let folder = tempfile::tempdir()?;
     let (listen, token) = (free_address()?, folder.path().join("worker.token"));
     std::fs::write(&token, "a wrong token")?;
-    let mut text = gateway_config(listen, free_address()?, folder.path(), &token);
-    text += &format!("[[workers]]\naddress = \"http://{}\"\n", fleet.workers[0].address());
+    let text = gateway_config(listen, free_address()?, folder.path(), &token);
+    let worker = fleet.workers[0].address();
+    let text = format!("{text}[[workers]]\naddress = \"http://{worker}\"\n");
     let config = folder.path().join("gateway.toml");
     std::fs::write(&config, text)?;
 
@@ -54,7 +55,7 @@ async fn check_migration(request: &Value) -> anyhow::Result<()> {
     let mut fleet = Fleet::start(2, UNCACHED).await?;
     let undisturbed = fleet.api().stream(request).await?;
     let mut events = fleet.api().open(request).await?;
-    events.texts(20).await?;
+    events.texts(5).await?;
 
     let at = fleet.busy_worker().await?;
     fleet.worker(at).kill().await?;
@@ -66,7 +67,7 @@ async fn a_stream_waits_for_its_only_worker_to_come_back() -> anyhow::Result<()>
     let mut fleet = Fleet::start(1, UNCACHED).await?;
     let undisturbed = fleet.api().stream(&endless(400)).await?;
     let mut events = fleet.api().open(&endless(400)).await?;
-    events.texts(20).await?;
+    events.texts(5).await?;
 
     fleet.worker(0).kill().await?;
     fleet.workers[0].restart().await?;
@@ -137,11 +138,7 @@ async fn a_gateway_that_is_told_to_stop_finishes_its_streams() -> anyhow::Result
 }
 
 /// Reads the rest of a stream whose worker is gone: nobody notices but us.
-async fn check_goes_on(
-    fleet: &mut Fleet,
-    events: Events,
-    undisturbed: &str,
-) -> anyhow::Result<()> {
+async fn check_goes_on(fleet: &mut Fleet, events: Events, undisturbed: &str) -> anyhow::Result<()> {
     let told = events.rest().await?;
     assert!(told.done, "{told:?}");
     assert_eq!(told.text(), undisturbed, "{:?}", fleet.gateway.process().stderr());
@@ -154,8 +151,6 @@ async fn check_goes_on(
     Ok(())
 }
 
-const UNCACHED: Wishes<'static> = Wishes {
-    gateway: "[cache]\nenabled = false\n[limits]\nqueue_timeout = \"30s\"\n",
-    worker: "",
-};
+const UNCACHED: Wishes<'static> =
+    Wishes { gateway: "[cache]\nenabled = false\n[limits]\nqueue_timeout = \"30s\"\n", worker: "" };
 const LIMIT: Duration = Duration::from_secs(20);

@@ -17,4 +17,5 @@ mod metering;
 mod questions;
 mod raw;
 mod restarts;
+mod settled;
 mod tls;

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::ledger::{COMPLETION_NANOS, PROMPT_NANOS};
+
 /// A short answer.
 pub(crate) fn who() -> Value {
     json!({ "model": MODEL, "messages": [{ "role": "user", "content": "Who are you?" }], "temperature": 0 })
@@ -51,8 +53,4 @@ fn no_end() -> Value {
 pub(crate) const MODEL: &str = "tollgate-demo";
 /// Prompt tokens of [`endless`].
 pub(crate) const ENDLESS_PROMPT: i64 = 17;
-/// 0.10 dollars per million.
-const PROMPT_NANOS: i64 = 100;
-/// 0.40 dollars per million.
-const COMPLETION_NANOS: i64 = 400;
 const SPECIAL_TOKENS: std::ops::Range<u32> = 4087..4096;

@@ -64,7 +64,8 @@ async fn a_port_in_use_is_one_clear_line() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().display().to_string();
     let taken = serve.endpoint().trim_start_matches("http://");
-    for ports in [["--listen", taken, "--admin-listen", FREE], ["--listen", FREE, "--admin-listen", taken]]
+    for ports in
+        [["--listen", taken, "--admin-listen", FREE], ["--listen", FREE, "--admin-listen", taken]]
     {
         let output = attempt(&[&["serve", "--data", &data][..], &ports[..]].concat()).await?;
         let said = String::from_utf8_lossy(&output.stderr);

@@ -59,7 +59,8 @@ async fn tls_speaks_http2_and_http1_as_the_client_chooses() -> anyhow::Result<()
 async fn other_machines_are_not_served_without_tls() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().display().to_string();
-    let listen = ["serve", "--data", &data, "--listen", "0.0.0.0:0", "--admin-listen", "127.0.0.1:0"];
+    let listen =
+        ["serve", "--data", &data, "--listen", "0.0.0.0:0", "--admin-listen", "127.0.0.1:0"];
     let output = attempt(&listen).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
@@ -69,13 +70,19 @@ async fn other_machines_are_not_served_without_tls() -> anyhow::Result<()> {
 }
 
 /// The configuration of a second gateway, with TLS, in front of the fleet's worker.
-async fn secured(fleet: &Fleet, folder: &Path, listen: SocketAddr) -> anyhow::Result<std::path::PathBuf> {
+async fn secured(
+    fleet: &Fleet,
+    folder: &Path,
+    listen: SocketAddr,
+) -> anyhow::Result<std::path::PathBuf> {
     let token = fleet.data().join("worker.token");
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-    let mut text = gateway_config(listen, free_address()?, folder, &token);
-    text += &format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    let text = gateway_config(listen, free_address()?, folder, &token);
+    let (certificate, key) = (certificate.display(), key.display());
     let worker = fleet.workers[0].address();
-    text += &format!("[[workers]]\naddress = \"http://{worker}\"\n");
+    let text = format!(
+        "{text}[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n[[workers]]\naddress = \"http://{worker}\"\n"
+    );
     let config = folder.join("gateway.toml");
     tokio::fs::write(&config, text).await?;
     Ok(config)
@@ -89,7 +96,8 @@ async fn connect(
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone())?;
     let provider = Arc::new(crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     let tcp = TcpStream::connect(address).await?;

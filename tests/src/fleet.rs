@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 
@@ -113,16 +113,18 @@ pub fn gateway_config(
     listen: SocketAddr,
     admin_listen: SocketAddr,
     data: &Path,
-    token: &PathBuf,
+    token: &Path,
 ) -> String {
+    let (data, token) = (data.display(), token.display());
     format!(
-        "listen = \"{listen}\"\nadmin_listen = \"{admin_listen}\"\ndata = {data:?}\nworker_token_file = {token:?}\n"
+        "listen = \"{listen}\"\nadmin_listen = \"{admin_listen}\"\ndata = \"{data}\"\nworker_token_file = \"{token}\"\n"
     )
 }
 
 /// A worker's configuration.
-pub fn worker_config(listen: SocketAddr, token: &PathBuf, wishes: &str) -> String {
-    format!("listen = \"{listen}\"\ntoken_file = {token:?}\n{wishes}\n")
+fn worker_config(listen: SocketAddr, token: &Path, wishes: &str) -> String {
+    let token = token.display();
+    format!("listen = \"{listen}\"\ntoken_file = \"{token}\"\n{wishes}\n")
 }
 
 /// What `tollgate serve` charges for the demo model.

@@ -17,7 +17,7 @@ mod wait;
 pub use admin::Admin;
 pub use api::{Api, Events, Reply, Told};
 pub use binary::{attempt, run, tollgate};
-pub use fleet::{Fleet, Wishes, gateway_config, worker_config};
+pub use fleet::{Fleet, Wishes, gateway_config};
 pub use process::Process;
 pub use roles::{Gateway, Worker, free_address};
 pub use serve::{Key, Left, Serve, create_key};

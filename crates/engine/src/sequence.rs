@@ -1,9 +1,12 @@
 //! The line between the step thread and the reader of one sequence.
 //!
 //! Promise: the step thread never waits for a reader. What the reader has not taken yet is merged into
-//! one event, so the line holds at most `max_output` token ids.
+//! one event, so the line holds at most `max_output` token ids. A reader is woken for the first token at
+//! once and then at most every [`WAKE_INTERVAL`]: many fast sequences would otherwise spend more on waking
+//! readers than on computing. A reader on whom the sequence waits is always woken.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use domain::{FinishReason, GpuTime, Usage};
 use tokio::sync::Notify;
@@ -69,6 +72,8 @@ impl std::fmt::Debug for Sequence {
 pub(crate) struct Outlet {
     line: Arc<Line>,
     usage: Usage,
+    /// When the reader was last woken.
+    woken: Option<Instant>,
 }
 
 /// What the reader asked for, as of a step boundary.
@@ -89,7 +94,7 @@ pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequenc
         end: End::Open,
     };
     let line = Arc::new(Line { mailbox: Mutex::new(mailbox), changed: Notify::new() });
-    (Sequence { line: line.clone(), inbox: inbox.clone() }, Outlet { line, usage })
+    (Sequence { line: line.clone(), inbox: inbox.clone() }, Outlet { line, usage, woken: None })
 }
 
 impl Outlet {
@@ -111,8 +116,16 @@ impl Outlet {
     /// Sends one output token.
     pub(crate) fn send(&mut self, id: u32) {
         self.usage.completion_tokens += 1;
-        self.line.lock().ids.push(id);
-        self.line.changed.notify_one();
+        let mut mailbox = self.line.lock();
+        mailbox.ids.push(id);
+        let waits_for_reader = self.usage.completion_tokens >= mailbox.allowance;
+        drop(mailbox);
+        let now = Instant::now();
+        let recently = self.woken.is_some_and(|woken| now - woken < WAKE_INTERVAL);
+        if waits_for_reader || !recently {
+            self.woken = Some(now);
+            self.line.changed.notify_one();
+        }
     }
 
     pub(crate) fn finish(self, reason: FinishReason) {
@@ -192,3 +205,6 @@ impl Mailbox {
         }
     }
 }
+
+/// Text that comes 100 times a second is read as if it came at once.
+const WAKE_INTERVAL: Duration = Duration::from_millis(10);

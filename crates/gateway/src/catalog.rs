@@ -121,6 +121,9 @@ impl Catalog {
     pub(crate) fn model(&self, caller: &Caller, name: &ModelName) -> Result<Arc<Model>, Failure> {
         let model = self.find(name).filter(|model| caller.may_use(&model.info.name));
         model.ok_or_else(|| {
+            if self.all().is_empty() {
+                return Failure::no_models_yet();
+            }
             let message = format!("the model `{name}` does not exist or you may not use it");
             let failure = Failure::of(ErrorKind::ModelNotFound, message);
             failure.blaming("model")

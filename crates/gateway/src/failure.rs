@@ -110,6 +110,12 @@ impl Failure {
         Self::ours(ErrorKind::Overloaded, retry_in, "the gateway holds its most requests")
     }
 
+    /// No worker has been heard of yet: whether a model exists is not known.
+    pub(crate) fn no_models_yet() -> Self {
+        let retry_in = Some(Duration::from_secs(1));
+        Self::ours(ErrorKind::Unavailable, retry_in, "no worker serves a model yet")
+    }
+
     pub(crate) const fn kind(&self) -> ErrorKind {
         self.kind
     }
