@@ -226,7 +226,8 @@ mod tests {
             cached_input: per_million("0.05"),
             output: per_million("0.40"),
         };
-        let usage = Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 7, ..Usage::default() };
+        let usage =
+            Usage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 7, ..Usage::default() };
         // 6 x 100 + 4 x 50 + 7 x 400 = 3 600 nano-dollars
         assert_eq!(price.charge(&usage), NanoUsd::from_nanos(3_600));
 

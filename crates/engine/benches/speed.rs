@@ -25,11 +25,11 @@ fn main() {
 /// GFLOP/s of the dense multiplication with f16 weights.
 #[expect(clippy::print_stdout, reason = "the output is the purpose")]
 fn multiplication() {
-    for (outputs, inputs) in [(1024, 256), (4096, 256), (2048, 2048)] {
+    for (outputs, inputs) in [(1024, 256), (256, 768), (4096, 256), (2048, 2048)] {
         for threads in [1, 2] {
             let bench = DenseBench::new(outputs, inputs, threads).expect("weights");
             let mut line = format!("dense f16 [{outputs} x {inputs}], {threads} thread(s):");
-            for rows in [1, 4, 16, 64] {
+            for rows in [1, 4, 8, 16, 64] {
                 let time = best(30, || bench.run(rows).expect("multiply"));
                 let operations = 2.0 * (rows * outputs * inputs) as f64;
                 let figure = operations / time.as_nanos() as f64;

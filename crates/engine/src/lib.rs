@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod inbox;
 mod ledger;
+mod lots;
 mod model;
 mod models;
 mod ops;

@@ -28,7 +28,7 @@ pub(crate) type Load = fn(
 ) -> std::result::Result<Box<dyn Decoder>, LoadError>;
 
 /// A loaded decoder.
-pub(crate) trait Decoder: Send {
+pub(crate) trait Decoder: Send + Sync {
     fn shape(&self) -> &Shape;
 
     /// Computes a step: writes keys and values of all rows into `cache`, and returns the logits of the
@@ -134,7 +134,12 @@ impl KvCache {
         let (blocks, block_tokens) = (blocks as usize, block_tokens as usize);
         let Shape { kv_heads, head_width, layers, .. } = *shape;
         let make = |dims: (usize, usize, usize, usize)| -> Result<Vec<Tensor>> {
-            (0..layers).map(|_| Tensor::zeros(dims, DType::F32, &Device::Cpu)).collect()
+            let layer = |_| {
+                let zeros = Tensor::zeros(dims, DType::F32, &Device::Cpu)?;
+                crate::ops::prefer_large_pages_behind(&zeros);
+                Ok(zeros)
+            };
+            (0..layers).map(layer).collect()
         };
         let keys = make((blocks, kv_heads, head_width, block_tokens))?;
         let values = make((blocks, kv_heads, block_tokens, head_width))?;

@@ -47,3 +47,35 @@ fn contiguous(layout: &Layout) -> Result<std::ops::Range<usize>> {
         None => candle_core::bail!("expected a contiguous tensor, not {layout:?}"),
     }
 }
+
+/// Asks for large pages behind a buffer that nobody has touched yet: blocks of keys and values lie all over
+/// a cache, and with small pages every one of them costs a walk of the page tables. Changes nothing but the
+/// time, and nothing at all where the system does not offer it.
+pub(crate) fn prefer_large_pages<T>(buffer: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        let bytes = size_of_val(buffer);
+        let unaligned = buffer.as_ptr().addr() % PAGE_BYTES;
+        let skipped = (PAGE_BYTES - unaligned) % PAGE_BYTES;
+        if bytes > skipped + PAGE_BYTES {
+            // SAFETY: the range lies inside the buffer, and this advice does not change its content.
+            unsafe {
+                let start = buffer.as_ptr().byte_add(skipped).cast_mut();
+                libc::madvise(start.cast(), bytes - skipped, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = buffer;
+}
+
+/// The same for a tensor of numbers on the CPU.
+pub(crate) fn prefer_large_pages_behind(tensor: &candle_core::Tensor) {
+    let (storage, _) = tensor.storage_and_layout();
+    if let candle_core::Storage::Cpu(candle_core::CpuStorage::F32(numbers)) = &*storage {
+        prefer_large_pages(numbers);
+    }
+}
+
+#[cfg(target_os = "linux")]
+const PAGE_BYTES: usize = 4096;

@@ -34,7 +34,7 @@ pub struct Accounts {
     pub requests: GpuTime,
     /// Waiting for work.
     pub idle: GpuTime,
-    /// Admission, scheduling and bookkeeping between steps, and steps that failed.
+    /// Admission, scheduling and bookkeeping between steps, and steps that failed as a whole.
     pub overhead: GpuTime,
     /// All of it.
     pub wall: GpuTime,

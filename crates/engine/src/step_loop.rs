@@ -15,6 +15,7 @@ use crate::attribution::{Work, WorkModel};
 use crate::blocks::BlockPool;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
+use crate::lots::{Bench, Drawn, Lot, cut};
 use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
 use crate::running::{Arrival, End, Outcome, Running, Turnover};
@@ -29,6 +30,7 @@ pub(crate) struct StepLoop {
     work_model: WorkModel,
     cache: KvCache,
     threads: Pool,
+    alone: Pool,
     blocks: BlockPool,
     config: EngineConfig,
     inbox: Arc<Inbox>,
@@ -41,9 +43,6 @@ pub(crate) struct StepLoop {
     report: watch::Sender<EngineState>,
     reported: Instant,
 }
-
-/// A step that is computed but not sent.
-type Drawn = Vec<Option<Result<u32, Failure>>>;
 
 impl StepLoop {
     pub(crate) fn new(
@@ -63,14 +62,16 @@ impl StepLoop {
         }
         let cache = KvCache::new(decoder.shape(), total, config.block_tokens)
             .map_err(|error| EngineError::Start(error.to_string()))?;
-        let threads = Pool::new(config.compute_threads)
-            .map_err(|error| EngineError::Start(error.to_string()))?;
+        let pool =
+            |threads| Pool::new(threads).map_err(|error| EngineError::Start(error.to_string()));
+        let (threads, alone) = (pool(config.compute_threads)?, pool(1)?);
         Ok(Self {
             work_model: decoder.shape().work_model(),
             decoder,
             info,
             cache,
             threads,
+            alone,
             blocks: BlockPool::new(total),
             config,
             inbox,
@@ -158,60 +159,50 @@ impl StepLoop {
 
     /// Computes and sends one step.
     fn step(&mut self, turns: &[Turn]) {
-        let (step, works) = self.build(turns);
+        let works: Vec<Work> = turns.iter().map(|turn| self.work(turn)).collect();
         self.ledger.book_overhead();
-        match self.compute(&step, turns, &works) {
-            Ok(drawn) => {
-                let time = self.ledger.book_requests();
-                let shares = self.work_model.split(time, &works);
-                for (turn, share) in turns.iter().zip(shares) {
-                    self.running[turn.sequence].outlet.spend(share);
-                }
-                self.send(turns, drawn);
-            }
-            Err(error) => {
-                tracing::error!(error = %error, sequences = turns.len(), "step failed");
-                let failure = Failure::Forward(error.to_string());
-                let failed = turns.iter().map(|turn| (turn.sequence, End::Failed(failure.clone())));
-                self.end_all(failed.collect());
+        let drawn = self.compute(turns, &works);
+        if drawn.iter().any(|drawn| !matches!(drawn, Some(Err(Failure::Forward(_))))) {
+            let time = self.ledger.book_requests();
+            let shares = self.work_model.split(time, &works);
+            for (turn, share) in turns.iter().zip(shares) {
+                self.running[turn.sequence].outlet.spend(share);
             }
         }
+        self.send(turns, drawn);
     }
 
-    fn build(&self, turns: &[Turn]) -> (Step, Vec<Work>) {
-        let mut step = Step::default();
-        let mut works = Vec::with_capacity(turns.len());
-        for turn in turns {
-            let running = &self.running[turn.sequence];
-            let (tokens, first, sampled) = running.turn(turn.tokens);
-            let blocks = Blocks { table: &running.blocks, block_tokens: self.config.block_tokens };
-            step.push(tokens, first, blocks, sampled);
-            works.push(Work { tokens: turn.tokens, first, sampled });
-        }
-        (step, works)
+    fn work(&self, turn: &Turn) -> Work {
+        let (_, first, sampled) = self.running[turn.sequence].turn(turn.tokens);
+        Work { tokens: turn.tokens, first, sampled }
     }
 
-    /// The forward pass and the draws: one entry for each turn, with a token if it sampled one.
-    fn compute(
-        &mut self,
-        step: &Step,
-        turns: &[Turn],
-        works: &[Work],
-    ) -> candle_core::Result<Drawn> {
-        let mut logits = Vec::new();
-        let output = self.decoder.forward(step, &self.cache, &self.threads)?;
-        if let Some(output) = output {
-            logits = output.flatten_all()?.to_vec1::<f32>()?;
+    /// One entry for each turn, with a token if it sampled one.
+    fn compute(&mut self, turns: &[Turn], works: &[Work]) -> Drawn {
+        let tokens: Vec<u32> = turns.iter().map(|turn| turn.tokens).collect();
+        let block_tokens = self.config.block_tokens;
+        let mut running: Vec<_> = self.running.iter_mut().map(Some).collect();
+        let mut lots = Vec::new();
+        for range in cut(&tokens, self.config.compute_threads) {
+            let (turns, works) = (&turns[range.clone()], &works[range]);
+            let taken = turns.iter().filter_map(|turn| running[turn.sequence].take());
+            let taken: Vec<&mut Running> = taken.collect();
+            let mut step = Step::default();
+            for (running, turn) in taken.iter().zip(turns) {
+                let (tokens, first, sampled) = running.turn(turn.tokens);
+                let blocks = Blocks { table: &running.blocks, block_tokens };
+                step.push(tokens, first, blocks, sampled);
+            }
+            lots.push(Lot { step, turns, works, running: taken });
         }
-        let mut rows = logits.chunks_exact_mut(self.info.vocabulary as usize);
-        let mut drawn = Vec::with_capacity(turns.len());
-        for (turn, work) in turns.iter().zip(works) {
-            let running = &mut self.running[turn.sequence];
-            running.advance(turn.tokens);
-            let row = if work.sampled { rows.next() } else { None };
-            drawn.push(row.map(|row| running.sample(row)));
-        }
-        Ok(drawn)
+        let bench = Bench {
+            decoder: self.decoder.as_ref(),
+            cache: &self.cache,
+            vocabulary: self.info.vocabulary as usize,
+            threads: &self.threads,
+            alone: &self.alone,
+        };
+        bench.compute(lots)
     }
 
     /// Sends the tokens of a step, and ends the sequences that end with it.

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use admission::{ApiKey, KeyDigest, Pepper};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -14,8 +13,8 @@ use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use domain::ErrorKind;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 
+use crate::admin_token::AdminToken;
 use crate::failure::{Failure, appearance};
 use crate::gateway::Gateway;
 use crate::keys::{KeyRequest, Keys, KeysError, LimitsRequest, describe, describe_new};
@@ -24,9 +23,7 @@ use crate::keys::{KeyRequest, Keys, KeysError, LimitsRequest, describe, describe
 pub(crate) struct Admin {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) keys: Keys,
-    pub(crate) pepper: Pepper,
-    /// What is kept of the admin token.
-    pub(crate) token: KeyDigest,
+    pub(crate) token: AdminToken,
 }
 
 /// The admin listener's routes.
@@ -48,12 +45,8 @@ pub(crate) fn routes(admin: Admin) -> Router {
 
 async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = shown.and_then(|value| value.strip_prefix("Bearer ")).and_then(ApiKey::parse);
-    let digest = token.map(|token| admin.pepper.digest(&token));
-    let matches = digest.is_some_and(|digest| {
-        bool::from(digest.as_bytes().ct_eq(admin.token.as_bytes()))
-    });
-    if matches {
+    let token = shown.and_then(|value| value.strip_prefix("Bearer "));
+    if token.is_some_and(|token| admin.token.is(token)) {
         return next.run(request).await;
     }
     let message = "the admin token is missing or wrong; send it as `Authorization: Bearer ...`";

@@ -68,7 +68,9 @@ impl Catalog {
             let price = self.price(&served);
             let text = match known {
                 Some(model) if model.info == served.info && model.price == price => continue,
-                Some(model) if model.info.digest == served.info.digest => Ok(Arc::clone(&model.text)),
+                Some(model) if model.info.digest == served.info.digest => {
+                    Ok(Arc::clone(&model.text))
+                }
                 _ => self.read_text(&served.info.digest).await,
             };
             match text {
@@ -96,10 +98,8 @@ impl Catalog {
 
     /// What `model` costs a tenant; without a price list it is GPU time, never nothing.
     fn price(&self, served: &Served) -> Price {
-        let gpu_time = Price::GpuTime {
-            per_hour: served.price_per_hour,
-            markup_percent: self.markup_percent,
-        };
+        let gpu_time =
+            Price::GpuTime { per_hour: served.price_per_hour, markup_percent: self.markup_percent };
         self.prices.get(&served.info.name).copied().unwrap_or(gpu_time)
     }
 

@@ -123,7 +123,7 @@ impl Default for RawLimits {
             max_body_bytes: 4 << 20,
             max_head_bytes: 32 << 10,
             max_requests: 4096,
-            request_timeout: Duration::from_secs(600),
+            request_timeout: Duration::from_mins(10),
             queue_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
         }
@@ -249,7 +249,8 @@ impl RawGateway {
 impl RawCache {
     fn check(self, data: PathBuf) -> StoreSettings {
         let Self { enabled, max_bytes, redis, time_to_live } = self;
-        let memory = MemoryCacheSettings { max_bytes, time_to_live, ..MemoryCacheSettings::default() };
+        let memory =
+            MemoryCacheSettings { max_bytes, time_to_live, ..MemoryCacheSettings::default() };
         StoreSettings { data, cache: enabled.then_some(memory), redis }
     }
 }
@@ -276,7 +277,8 @@ fn check_prices(raw: &[RawPrice], problems: &mut Problems) -> HashMap<ModelName,
         let mut amount = |name: &str, text: &str| {
             let amount = NanoUsd::parse_dollars(text).and_then(PricePerMillion::new);
             if amount.is_none() {
-                let message = format!("`{text}` must be dollars per million tokens, such as \"0.25\"");
+                let message =
+                    format!("`{text}` must be dollars per million tokens, such as \"0.25\"");
                 problems.add(format!("prices[{at}].{name}"), message);
             }
             amount.unwrap_or_default()

@@ -93,9 +93,7 @@ impl Failure {
     }
 
     /// An unexpected failure of ours.
-    pub(crate) fn internal(
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub(crate) fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::ours(ErrorKind::Internal, None, source)
     }
 
@@ -164,9 +162,7 @@ impl From<AdmitError> for Failure {
             AdmitError::Quota(_) | AdmitError::Ledger(_) => {
                 Self::ours(kind, Some(Duration::from_secs(1)), error)
             }
-            AdmitError::ModelForbidden { .. } => {
-                Self::of(kind, error.to_string()).blaming("model")
-            }
+            AdmitError::ModelForbidden { .. } => Self::of(kind, error.to_string()).blaming("model"),
             _ => Self { retry_in, ..Self::of(kind, error.to_string()) },
         }
     }

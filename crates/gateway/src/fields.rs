@@ -67,7 +67,8 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Failure> {
         let Some(value) = self.value(name) else { return Ok(None) };
-        let flag = value.as_bool().ok_or_else(|| wrong_type(&self.path(name), "a boolean", value))?;
+        let flag =
+            value.as_bool().ok_or_else(|| wrong_type(&self.path(name), "a boolean", value))?;
         Ok(Some(flag))
     }
 

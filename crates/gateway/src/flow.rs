@@ -122,12 +122,7 @@ impl Gateway {
         About::new(codec.id_prefix(), request, self.now().seconds(), model)
     }
 
-    fn observe(
-        &self,
-        reply: &Reply,
-        began: Instant,
-        answered: &Result<Option<Receipt>, Failure>,
-    ) {
+    fn observe(&self, reply: &Reply, began: Instant, answered: &Result<Option<Receipt>, Failure>) {
         let outcome = match answered {
             Ok(Some(receipt)) => receipt.entry.outcome.name().to_owned(),
             Ok(None) => "ok".to_owned(),

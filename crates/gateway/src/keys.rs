@@ -106,8 +106,13 @@ impl Keys {
     }
 
     /// Replaces what stands at an organization, a project or a key.
-    pub async fn set_limits(&self, scope: &str, limits: LimitsRequest) -> Result<ScopeId, KeysError> {
-        let scope: ScopeId = scope.parse().map_err(|error| KeysError::Invalid(format!("{error}")))?;
+    pub async fn set_limits(
+        &self,
+        scope: &str,
+        limits: LimitsRequest,
+    ) -> Result<ScopeId, KeysError> {
+        let scope: ScopeId =
+            scope.parse().map_err(|error| KeysError::Invalid(format!("{error}")))?;
         let (limits, budget) = limits.check()?;
         if self.tenants.set_place(&Place { scope, limits, budget }).await? {
             return Ok(scope);
@@ -119,12 +124,12 @@ impl Keys {
 impl LimitsRequest {
     fn check(self) -> Result<(Limits, Option<Budget>), KeysError> {
         let Self { requests_per_minute, tokens_per_minute, concurrent_requests, budget_usd } = self;
-        let budget = budget_usd.map(|text| match NanoUsd::parse_dollars(&text) {
-            Some(amount) => Ok(Budget { amount }),
-            None => {
+        let budget = budget_usd.map(|text| {
+            let amount = NanoUsd::parse_dollars(&text).ok_or_else(|| {
                 let message = format!("`budget_usd` must be an amount such as 12.50, not `{text}`");
-                Err(KeysError::Invalid(message))
-            }
+                KeysError::Invalid(message)
+            })?;
+            Ok::<_, KeysError>(Budget { amount })
         });
         let limits = Limits { requests_per_minute, tokens_per_minute, concurrent_requests };
         Ok((limits, budget.transpose()?))

@@ -6,6 +6,7 @@
 //! Invariant: this is the only crate that knows HTTP.
 
 mod admin;
+mod admin_token;
 mod call;
 mod catalog;
 mod config;
@@ -22,7 +23,8 @@ mod reply;
 mod server;
 mod text;
 
+pub use admin_token::AdminToken;
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
 pub use keys::{KeyRequest, KeyTable, Keys, KeysError, LimitsRequest};
-pub use listener::{Listener, ListenError};
+pub use listener::{ListenError, Listener};
 pub use server::{GatewayError, InProcessWorker, run};

@@ -59,7 +59,10 @@ impl Metrics {
             )?,
             cache: counters("tollgate_cache_total", "Look-ups in the response cache.", "result")?,
             duration: histogram("tollgate_request_seconds", "Time from head to last byte.")?,
-            first_token: histogram("tollgate_first_token_seconds", "Time from head to first token.")?,
+            first_token: histogram(
+                "tollgate_first_token_seconds",
+                "Time from head to first token.",
+            )?,
             in_flight: gauge("tollgate_requests_in_flight", "Requests being answered.")?,
             open_holds: gauge("tollgate_open_holds", "Holds on quota not settled yet.")?,
             registry,

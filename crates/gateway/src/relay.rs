@@ -45,7 +45,7 @@ pub(crate) struct Relayed {
 enum Source {
     Cache(CachedAnswer),
     Worker {
-        answer: Answer,
+        answer: Box<Answer>,
         /// Others wait for this answer, or will want it.
         leader: Option<Leader>,
     },
@@ -88,7 +88,7 @@ impl Gateway {
             self.metrics().cache("miss");
         }
         let answer = self.router().dispatch(&exchange.job, permit.allowance()).await?;
-        Ok(Source::Worker { answer, leader })
+        Ok(Source::Worker { answer: Box::new(answer), leader })
     }
 
     async fn relay_live(
@@ -96,7 +96,7 @@ impl Gateway {
         reply: &mut Reply,
         exchange: &Exchange,
         permit: &Permit,
-        (mut answer, leader): (Answer, Option<Leader>),
+        (mut answer, leader): (Box<Answer>, Option<Leader>),
     ) -> Result<Relayed, Failure> {
         if leader.is_some() {
             reply.header("x-tollgate-cache", "miss");
@@ -109,7 +109,8 @@ impl Gateway {
         permit.record(delivered(exchange, &relayed, used.usage), used.cost);
         self.metrics().redone(used.redone.nanos());
         let relayed = relayed?;
-        if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish) {
+        if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish)
+        {
             leader.fill(cacheable(&relayed, used.usage)).await;
         }
         Ok(relayed)

@@ -93,7 +93,9 @@ impl Reply {
             self.session.write_continue_response().await.map_err(|_| Failure::client_gone())?;
         }
         let mut body = BytesMut::new();
-        while let Some(part) = self.session.read_request_body().await.map_err(body_not_read)? {
+        while let Some(part) =
+            self.session.read_request_body().await.map_err(|error| body_not_read(error.etype()))?
+        {
             if body.len() + part.len() > max_bytes {
                 return Err(too_large());
             }
@@ -155,8 +157,10 @@ impl Reply {
 
     /// Sends several events in one write.
     pub(crate) async fn last_events(&mut self, values: &[Value]) -> Result<(), Failure> {
-        let events: String = values.iter().map(|value| format!("data: {value}\n\n")).collect();
-        self.send(Bytes::from(format!("{events}data: [DONE]\n\n")), true).await
+        let mut events: Vec<String> =
+            values.iter().map(|value| format!("data: {value}\n\n")).collect();
+        events.push("data: [DONE]\n\n".to_owned());
+        self.send(Bytes::from(events.concat()), true).await
     }
 
     /// Tells the client that the connection lives.
@@ -236,9 +240,9 @@ fn set(head: &mut ResponseHeader, name: &'static str, value: &str) -> Result<(),
     head.insert_header(name, value).map_err(Failure::internal)
 }
 
-fn body_not_read(error: pingora_core::BError) -> Failure {
+fn body_not_read(error: &pingora_core::ErrorType) -> Failure {
     use pingora_core::ErrorType::{ConnectionClosed, ReadTimedout};
-    match error.etype() {
+    match error {
         ReadTimedout => Failure::of(ErrorKind::RequestTimeout, "the body did not arrive in time"),
         ConnectionClosed => Failure::client_gone(),
         _ => Failure::of(ErrorKind::InvalidRequest, "the body could not be read"),

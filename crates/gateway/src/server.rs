@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::{Admission, AdmissionParts, ApiKey, Directory, KeyDigest, Pepper, StoreError};
+use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
 use pingora_core::listeners::tls::TlsSettings as PingoraTls;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, Admin};
+use crate::admin_token::AdminToken;
 use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
 use crate::flow::App;
@@ -103,9 +104,9 @@ pub async fn run(
         settings: settings.flow,
     }));
 
-    let token = admin_token(&settings.store.data, &stores.pepper)?;
     let keys = Keys::new(stores.tenants, stores.pepper.clone());
-    let admin = Admin { gateway: Arc::clone(&gateway), keys, pepper: stores.pepper, token };
+    let token = AdminToken::new(&settings.store.data, stores.pepper);
+    let admin = Admin { gateway: Arc::clone(&gateway), keys, token };
     let (stopping, stopped) = watch::channel(false);
     let mut background = router.follow();
     background.push(spawn({
@@ -161,44 +162,7 @@ fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-/// What is kept of the admin token; a gateway that was never given one accepts none.
-fn admin_token(data: &Path, pepper: &Pepper) -> Result<KeyDigest, GatewayError> {
-    let path = data.join(ADMIN_TOKEN);
-    match std::fs::read(&path) {
-        Ok(bytes) => match <[u8; 32]>::try_from(bytes) {
-            Ok(digest) => Ok(KeyDigest::from_bytes(digest)),
-            Err(_) => {
-                let source = std::io::Error::other("it must hold 32 bytes; remove it to start anew");
-                Err(GatewayError::File { path, source })
-            }
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(pepper.digest(&ApiKey::generate()))
-        }
-        Err(source) => Err(GatewayError::File { path, source }),
-    }
-}
-
-impl Keys {
-    /// Makes the admin token of the directory `data`, unless it has one. It is told here and never
-    /// again.
-    pub fn first_admin_token(data: &Path) -> Result<Option<ApiKey>, GatewayError> {
-        let path = data.join(ADMIN_TOKEN);
-        if path.exists() {
-            return Ok(None);
-        }
-        let token = ApiKey::generate();
-        let digest = store::pepper(data)?.digest(&token);
-        let written = std::fs::write(&path, digest.as_bytes());
-        written.map_err(|source| GatewayError::File { path, source })?;
-        Ok(Some(token))
-    }
-}
-
-fn serve_admin(
-    listener: Listener,
-    admin: Admin,
-) -> Result<AbortOnDropHandle<()>, GatewayError> {
+fn serve_admin(listener: Listener, admin: Admin) -> Result<AbortOnDropHandle<()>, GatewayError> {
     let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
     Ok(spawn(async move {
         // axum's accept loop does not end by itself.
@@ -230,7 +194,9 @@ fn tls(files: &TlsSettings) -> Result<PingoraTls, GatewayError> {
     for path in [&files.certificate, &files.key] {
         std::fs::read(path).map_err(|source| GatewayError::File { path: path.clone(), source })?;
     }
-    let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| unusable("its path is not UTF-8".to_owned()));
+    let path = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| unusable("its path is not UTF-8".to_owned()))
+    };
     let (certificate, key) = (path(&files.certificate)?, path(&files.key)?);
     let mut tls = PingoraTls::intermediate(&certificate, &key)
         .map_err(|error| unusable(error.to_string()))?;
@@ -260,6 +226,5 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
     AbortOnDropHandle::new(tokio::spawn(task))
 }
 
-const ADMIN_TOKEN: &str = "admin-token.digest";
 const READY_INTERVAL: Duration = Duration::from_millis(5);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);

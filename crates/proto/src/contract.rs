@@ -234,7 +234,9 @@ impl WorkerError {
     /// Whether another worker, or this one later, may well do it.
     pub const fn is_passing(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::Draining | Self::ModelNotFound(_) | Self::Unreachable(_) => true,
+            Self::Full { .. } | Self::Draining | Self::ModelNotFound(_) | Self::Unreachable(_) => {
+                true
+            }
             Self::Invalid(_) | Self::Failed(_) => false,
         }
     }

@@ -97,7 +97,11 @@ impl TryFrom<wire::Sampling> for Sampling {
             repetition_penalty: sampling.repetition_penalty,
             presence_penalty: sampling.presence_penalty,
             frequency_penalty: sampling.frequency_penalty,
-            logit_bias: sampling.logit_bias.into_iter().map(|bias| (bias.token, bias.bias)).collect(),
+            logit_bias: sampling
+                .logit_bias
+                .into_iter()
+                .map(|bias| (bias.token, bias.bias))
+                .collect(),
             seed: sampling.seed,
         })
     }

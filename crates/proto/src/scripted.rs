@@ -14,7 +14,9 @@ use domain::{FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd,
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
-use crate::contract::{Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState};
+use crate::contract::{
+    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+};
 
 /// A worker that follows a script.
 pub struct ScriptedWorker {
@@ -66,7 +68,8 @@ impl ScriptedWorker {
 
     /// The token this worker produces at `position` of the output for `prompt`.
     pub fn token(&self, prompt: &[u32], position: u32) -> u32 {
-        let sum = prompt.iter().fold(17_u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
+        let sum =
+            prompt.iter().fold(17_u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
         let token = sum.wrapping_add(position.wrapping_mul(2_654_435_761)) % self.model.vocabulary;
         if self.model.stop_tokens.contains(&token) { 0 } else { token }
     }
@@ -110,7 +113,8 @@ impl Worker for ScriptedWorker {
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let changes = tokio_stream::wrappers::WatchStream::new(self.load.changed.subscribe());
-        let (load, model, total_blocks) = (Arc::clone(&self.load), self.model.clone(), self.capacity);
+        let (load, model, total_blocks) =
+            (Arc::clone(&self.load), self.model.clone(), self.capacity);
         let states = changes.map(move |()| {
             let running = load.running.load(Ordering::SeqCst);
             WorkerState {

@@ -170,16 +170,16 @@ impl Call {
             tokio::select! {
                 event = self.generation.next() => return event,
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.apply(request),
+                    Ok(Some(request)) => self.apply(&request),
                     Ok(None) | Err(_) => self.requests = None,
                 },
             }
         }
     }
 
-    fn apply(&self, request: wire::GenerateRequest) {
+    fn apply(&self, request: &wire::GenerateRequest) {
         use wire::generate_request::Kind;
-        match request.kind {
+        match &request.kind {
             Some(Kind::Extend(extend)) => self.control.extend(extend.allowance),
             Some(Kind::Stop(stop)) => {
                 let reason = finish_reason(stop.reason).unwrap_or(domain::FinishReason::Cancelled);

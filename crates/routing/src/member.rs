@@ -58,27 +58,37 @@ impl Member {
         InFlight(Arc::clone(self))
     }
 
-    /// Takes it out of routing until it pushes a state again.
-    pub(crate) fn lose(&self, error: &WorkerError) {
+    /// Takes it out of routing until it pushes a state again; whether it was in.
+    pub(crate) fn lose(&self, error: &WorkerError) -> bool {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if state.take().is_some() {
+        let known = state.take().is_some();
+        if known {
             tracing::warn!(worker = %self.name, error = %error, "worker lost");
         }
+        known
     }
 
     /// Follows the worker's state for ever, reconnecting as often as it takes.
     pub(crate) async fn follow(&self, changed: &watch::Sender<()>) {
+        // A worker that was never reached is reported once for each reason, not five times a second.
+        let mut reported = None;
         loop {
-            match self.worker.watch().await {
+            let lost = match self.worker.watch().await {
                 Ok(mut states) => {
+                    reported = None;
                     while let Some(state) = states.next().await {
                         self.learn(state);
                         changed.send_replace(());
                     }
-                    self.lose(&WorkerError::Unreachable("it stopped pushing its state".to_owned()));
+                    WorkerError::Unreachable("it stopped pushing its state".to_owned())
                 }
-                Err(error) => self.lose(&error),
+                Err(error) => error,
+            };
+            let known = self.lose(&lost);
+            if !known && reported.as_ref() != Some(&lost) {
+                tracing::warn!(worker = %self.name, error = %lost, "worker not reached");
             }
+            reported = Some(lost);
             changed.send_replace(());
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }

@@ -142,7 +142,11 @@ impl Router {
     }
 
     /// Finds a worker for `start`, asking one after the other and waiting for room.
-    pub(crate) async fn place(&self, start: &Start, name: &ModelName) -> Result<Placed, RouteError> {
+    pub(crate) async fn place(
+        &self,
+        start: &Start,
+        name: &ModelName,
+    ) -> Result<Placed, RouteError> {
         let deadline = Instant::now() + self.settings.patience;
         let mut changes = self.changed.subscribe();
         loop {
@@ -174,7 +178,12 @@ impl Router {
             match member.worker().generate(start.clone()).await {
                 Ok(generation) => {
                     let price_per_hour = member.price_per_hour();
-                    return Ok(Placed { generation, price_per_hour, member, _in_flight: in_flight });
+                    return Ok(Placed {
+                        generation,
+                        price_per_hour,
+                        member,
+                        _in_flight: in_flight,
+                    });
                 }
                 Err(error @ WorkerError::Invalid(_)) => return Err(error),
                 Err(error @ WorkerError::Full { .. }) => last = error,

@@ -80,10 +80,12 @@ impl Sqlite {
 
     /// Every row's outcome, completion tokens and charge in nano-dollars, in order of admission.
     pub async fn outcomes(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
-        sqlx::query_as("SELECT outcome, completion_tokens, charge_nanos FROM ledger ORDER BY hold_id")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| StoreError::new("read ledger rows", error))
+        sqlx::query_as(
+            "SELECT outcome, completion_tokens, charge_nanos FROM ledger ORDER BY hold_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| StoreError::new("read ledger rows", error))
     }
 
     /// Makes the first organization, if there is none.

@@ -17,7 +17,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let stop = signal::stop().await?;
+        let stop = signal::stop()?;
         let settings = files::read_config::<RawGateway>(&self.config)?.check()?;
         let listeners = [Listener::bind(settings.listen)?, Listener::bind(settings.admin_listen)?];
         let (endpoint, admin) = (listeners[0].address(), listeners[1].address());

@@ -1,7 +1,7 @@
 //! `tollgate keys` and `tollgate limits`: on the data directory, also of a running gateway.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
@@ -74,6 +74,13 @@ struct LimitArguments {
     budget_usd: Option<String>,
 }
 
+/// Make a new admin token; the one before it is worth nothing from then on
+#[derive(Args)]
+pub(crate) struct AdminToken {
+    #[command(flatten)]
+    place: Place,
+}
+
 /// Set rate limits and a budget; what is not given is lifted
 #[derive(Args)]
 pub(crate) struct Limits {
@@ -82,7 +89,7 @@ pub(crate) struct Limits {
     /// An organization (`org_...`), a project (`proj_...`) or a key (`key_...`)
     scope: String,
     #[command(flatten)]
-    limits: LimitArguments,
+    wanted: LimitArguments,
 }
 
 impl Keys {
@@ -119,11 +126,20 @@ impl Create {
 
 impl Limits {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Self { place, scope, limits } = self;
-        let request = limits.request();
+        let Self { place, scope, wanted } = self;
+        let request = wanted.request();
         let json = serde_json::json!({ "scope": scope, "limits": request });
         let scope = place.open().await?.set_limits(&scope, request).await?;
         place.show(&json, &format!("limits of {scope} set\n"))
+    }
+}
+
+impl AdminToken {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.place.check()?;
+        let token = gateway::AdminToken::open(&self.place.data)?.renew()?;
+        let json = serde_json::json!({ "admin_token": token.expose() });
+        self.place.show(&json, &format!("{}\n\nThe token is not shown again.\n", token.expose()))
     }
 }
 
@@ -135,11 +151,15 @@ impl LimitArguments {
 }
 
 impl Place {
+    fn check(&self) -> anyhow::Result<()> {
+        let data = self.data.display();
+        ensure!(self.data.is_dir(), "there is no directory {data}; name the gateway's with --data");
+        Ok(())
+    }
+
     async fn open(&self) -> anyhow::Result<gateway::Keys> {
-        let data: &Path = &self.data;
-        let exists = data.is_dir();
-        ensure!(exists, "there is no directory {}; name the gateway's with --data", data.display());
-        Ok(gateway::Keys::open(data).await?)
+        self.check()?;
+        Ok(gateway::Keys::open(&self.data).await?)
     }
 
     fn show(&self, json: &serde_json::Value, text: &str) -> anyhow::Result<()> {

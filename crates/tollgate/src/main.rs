@@ -7,6 +7,7 @@ mod serve;
 mod signal;
 mod worker_command;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// `tollgate serve` is everything in one process: an endpoint, an admin API, a ledger and a worker
 /// with a small built-in model. `tollgate gateway` and `tollgate worker` are the same parts as
-/// separate processes. Set TOLLGATE_LOG (for example to `info`) to see more or less of what happens.
+/// separate processes. Set `TOLLGATE_LOG` (for example to `info`) to see more or less of what happens.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
@@ -36,13 +37,15 @@ enum Command {
     Keys(keys::Keys),
     /// Set rate limits and a budget on an organization, a project or a key
     Limits(keys::Limits),
+    /// Make a new admin token for a gateway's admin API
+    AdminToken(keys::AdminToken),
 }
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     log_to_stderr(match command {
-        Command::Serve(_) | Command::Keys(_) | Command::Limits(_) => "warn",
         Command::Gateway(_) | Command::Worker(_) => "info",
+        _ => "warn",
     });
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(worker) => worker.run().await,
             Command::Keys(keys) => keys.run().await,
             Command::Limits(limits) => limits.run().await,
+            Command::AdminToken(token) => token.run(),
         }
     });
     // Idle connections do not keep a stopped process alive.
@@ -78,5 +82,6 @@ fn say_error(error: &anyhow::Error) {
 fn log_to_stderr(default: &str) {
     let quiet = format!("{default},pingora_core=off,h2=off,hyper=off");
     let filter = EnvFilter::try_from_env("TOLLGATE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
 }

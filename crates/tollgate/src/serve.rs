@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use gateway::{GatewaySettings, InProcessWorker, KeyRequest, Keys, LimitsRequest, Listener};
+use gateway::{
+    AdminToken, GatewaySettings, InProcessWorker, KeyRequest, Keys, LimitsRequest, Listener,
+};
 use gateway::{RawGateway, RawPrice};
 use serde_json::json;
 use worker::{LocalWorker, Progress, RawWorker, WorkerSettings};
@@ -38,7 +40,7 @@ struct FirstRun {
 
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let stop = signal::stop().await?;
+        let stop = signal::stop()?;
         let raw = RawGateway::embedded(self.data.clone(), self.listen, self.admin_listen);
         let settings = raw.priced(vec![demo_price()]).check()?;
         let worker = RawWorker::demo().check()?;
@@ -93,8 +95,13 @@ async fn first_run(
     admin_endpoint: &str,
 ) -> anyhow::Result<Option<FirstRun>> {
     std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
-    let Some(admin_token) = Keys::first_admin_token(data)? else { return Ok(None) };
-    let limits = LimitsRequest { budget_usd: Some(FIRST_BUDGET.to_owned()), ..LimitsRequest::default() };
+    let admin_token = AdminToken::open(data)?;
+    if admin_token.exists() {
+        return Ok(None);
+    }
+    let admin_token = admin_token.renew()?;
+    let limits =
+        LimitsRequest { budget_usd: Some(FIRST_BUDGET.to_owned()), ..LimitsRequest::default() };
     let request = KeyRequest { name: "first key".to_owned(), limits, ..KeyRequest::default() };
     let (api_key, _) = Keys::open(data).await?.create(request).await?;
     let first_run = FirstRun {
@@ -121,24 +128,34 @@ impl FirstRun {
 }
 
 fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&FirstRun>) {
-    let mut text = format!("\nTollgate is ready.\n\n  endpoint  {endpoint}/v1\n  admin     {admin_endpoint}\n  model     {model}\n");
-    let key = match first_run {
-        Some(first_run) => {
-            text += &format!(
-                "  API key   {}   (shown once; budget ${FIRST_BUDGET})\n  admin     {}   (token, shown once)\n",
-                first_run.api_key, first_run.admin_token
-            );
-            first_run.api_key.as_str()
-        }
-        None => {
-            text += "\nThe API key was shown at the first run; `tollgate keys create` makes another.\n";
-            "$TOLLGATE_KEY"
-        }
+    let (secrets, key) = if let Some(FirstRun { api_key, admin_token, .. }) = first_run {
+        let shown = format!(
+            "  API key   {api_key}   (shown once; budget ${FIRST_BUDGET})\n  admin     {admin_token}   (token, shown once)\n"
+        );
+        (shown, api_key.as_str())
+    } else {
+        let lost =
+            "\nThe API key was shown at the first run; `tollgate keys create` makes another.\n";
+        (lost.to_owned(), "$TOLLGATE_KEY")
     };
-    text += &format!(
-        "\nTry it:\n\n  curl -N {endpoint}/v1/chat/completions \\\n    -H \"Authorization: Bearer {key}\" \\\n    -H \"Content-Type: application/json\" \\\n    -d '{{\"model\": \"{model}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}]}}'\n\nCtrl-C stops; running requests are finished first.\n"
-    );
-    say(&text);
+    say(&format!(
+        r#"
+Tollgate is ready.
+
+  endpoint  {endpoint}/v1
+  admin     {admin_endpoint}
+  model     {model}
+{secrets}
+Try it:
+
+  curl -N {endpoint}/v1/chat/completions \
+    -H "Authorization: Bearer {key}" \
+    -H "Content-Type: application/json" \
+    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
+
+Ctrl-C stops; running requests are finished first.
+"#
+    ));
 }
 
 fn say(text: &str) {

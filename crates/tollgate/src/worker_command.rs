@@ -20,7 +20,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let stop = signal::stop().await?;
+        let stop = signal::stop()?;
         let settings = files::read_config::<RawWorker>(&self.config)?.check()?;
         let listen = settings.listen;
         let listener =
@@ -39,7 +39,6 @@ impl Worker {
 fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
     let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
     let mut show = |progress| serve::show_progress(model_name, progress);
-    let worker =
-        LocalWorker::start(model_name, model, engine.clone(), *price_per_hour, &mut show);
+    let worker = LocalWorker::start(model_name, model, engine.clone(), *price_per_hour, &mut show);
     worker.with_context(|| format!("start model {model_name}"))
 }

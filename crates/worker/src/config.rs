@@ -105,7 +105,8 @@ impl RawWorker {
     /// What it means, or everything that is wrong with it.
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();
-        let Self { listen, allow_plaintext, token_file, price_per_hour_usd, drain_timeout, .. } = self;
+        let Self { listen, allow_plaintext, token_file, price_per_hour_usd, drain_timeout, .. } =
+            self;
         if !allow_plaintext && !listen.ip().is_loopback() {
             let message = "other machines would be served in plaintext; listen on 127.0.0.1, or set `allow_plaintext = true` inside a network that encrypts";
             problems.add("listen", message);
@@ -156,7 +157,14 @@ impl RawModel {
 impl EngineSettings {
     fn fill(self) -> EngineConfig {
         let default = EngineConfig::default();
-        let Self { kv_bytes, max_sequences, max_waiting, step_tokens, prefill_chunk, compute_threads } = self;
+        let Self {
+            kv_bytes,
+            max_sequences,
+            max_waiting,
+            step_tokens,
+            prefill_chunk,
+            compute_threads,
+        } = self;
         EngineConfig {
             kv_bytes: kv_bytes.unwrap_or(default.kv_bytes),
             max_sequences: max_sequences.unwrap_or(default.max_sequences),

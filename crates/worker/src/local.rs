@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::{ModelDigest, ModelFiles, ModelInfo, NanoUsd};
-use engine::{Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress};
+use engine::{
+    Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
+};
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{Accounts, Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker};
@@ -139,7 +141,9 @@ fn told(event: EngineEvent) -> Event {
         EngineEvent::Failed { failure: failure @ Failure::Stopped, .. } => {
             Event::Failed(WorkerError::Unreachable(failure.to_string()))
         }
-        EngineEvent::Failed { failure, .. } => Event::Failed(WorkerError::Failed(failure.to_string())),
+        EngineEvent::Failed { failure, .. } => {
+            Event::Failed(WorkerError::Failed(failure.to_string()))
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::world::{Rules, World, job};
 async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
     for produced in 1..=wanted {
         let gpu = GpuTime::from_nanos(u64::from(produced));
-        let usage = Usage { prompt_tokens: prompt, cached_tokens: 0, completion_tokens: produced, gpu };
+        let usage =
+            Usage { prompt_tokens: prompt, cached_tokens: 0, completion_tokens: produced, gpu };
         assert!(produced <= permit.allowance(), "the worker would have stopped before");
         permit.record(usage, NanoUsd::ZERO);
         if permit.runs_short() && permit.extend().await.is_none() && permit.is_used_up() {

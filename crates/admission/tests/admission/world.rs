@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use admission::{
-    Admission, AdmissionParts, Admitted, ApiKey, Budget, Caller, Directory, Entry, KeyRecord, Ledger,
-    Limits, NewKey, Pepper, Place, Snapshot, StoreError, Tenants,
+    Admission, AdmissionParts, Admitted, ApiKey, Budget, Caller, Directory, Entry, KeyRecord,
+    Ledger, Limits, NewKey, Pepper, Place, Snapshot, StoreError, Tenants,
 };
 use async_trait::async_trait;
 use domain::{
@@ -91,8 +91,10 @@ fn record(at: usize, key: &ApiKey, pepper: &Pepper, rules: Rules) -> KeyRecord {
         project: ProjectId::from_u128(2),
         key: KeyId::from_u128(3 + at as u128),
     };
-    let place = |scope: ScopeId, (limits, amount): (Limits, Option<NanoUsd>)| {
-        Place { scope, limits, budget: amount.map(|amount| Budget { amount }) }
+    let place = |scope: ScopeId, (limits, amount): (Limits, Option<NanoUsd>)| Place {
+        scope,
+        limits,
+        budget: amount.map(|amount| Budget { amount }),
     };
     let [organization, project, own] = scope.levels();
     KeyRecord {

@@ -224,6 +224,7 @@ fn pack<T: Element + candle_core::WithDType>(
     inputs: usize,
 ) -> Result<Vec<T>> {
     let mut panels = vec![<T as Default>::default(); outputs.div_ceil(PANEL) * PANEL * inputs];
+    super::prefer_large_pages(&panels);
     let mut output = 0;
     for part in parts {
         let part = part.contiguous()?;

@@ -100,7 +100,9 @@ fn message(at: &str, value: &Value) -> Result<Value, Failure> {
         role @ ("system" | "user" | "assistant" | "tool" | "function") => role,
         other => {
             let path = fields.path("role");
-            let message = format!("`{path}` must be system, developer, user, assistant or tool, not `{other}`");
+            let message = format!(
+                "`{path}` must be system, developer, user, assistant or tool, not `{other}`"
+            );
             return Err(Failure::invalid(path, message));
         }
     };

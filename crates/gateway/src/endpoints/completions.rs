@@ -9,8 +9,11 @@ use crate::call::{Call, Prompt, max_output};
 use crate::failure::Failure;
 use crate::fields::{Fields, parse_object, wrong_type};
 
-pub(crate) const ENDPOINT: Endpoint =
-    Endpoint { method: Method::POST, path: "/v1/completions", action: Action::Answer(&Completions) };
+pub(crate) const ENDPOINT: Endpoint = Endpoint {
+    method: Method::POST,
+    path: "/v1/completions",
+    action: Action::Answer(&Completions),
+};
 
 struct Completions;
 

@@ -115,7 +115,12 @@ impl Endpoint {
 }
 
 impl About {
-    pub(crate) fn new(prefix: &str, request: RequestId, created: u64, model: &crate::catalog::Model) -> Self {
+    pub(crate) fn new(
+        prefix: &str,
+        request: RequestId,
+        created: u64,
+        model: &crate::catalog::Model,
+    ) -> Self {
         let digits = request.to_string();
         let digest = model.info.digest.as_str();
         Self {

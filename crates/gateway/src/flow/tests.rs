@@ -30,7 +30,7 @@ struct World {
     ledger: Arc<store::JournaledLedger>,
     folder: tempfile::TempDir,
     key: String,
-    _background: Vec<AbortOnDropHandle<()>>,
+    background: Vec<AbortOnDropHandle<()>>,
 }
 
 impl World {
@@ -81,7 +81,7 @@ impl World {
             ledger: stores.ledger,
             folder,
             key: key.expose().to_owned(),
-            _background: background,
+            background,
         };
         world.follow_catalog();
         while world.gateway.readiness().is_err() {
@@ -95,7 +95,7 @@ impl World {
     fn follow_catalog(&mut self) {
         let gateway = Arc::clone(&self.gateway);
         let follow = tokio::spawn(async move { gateway.catalog().follow().await });
-        self._background.push(AbortOnDropHandle::new(follow));
+        self.background.push(AbortOnDropHandle::new(follow));
     }
 
     /// A connection on which `request` was sent.
@@ -176,7 +176,7 @@ fn flow_settings() -> FlowSettings {
         max_head_bytes: 4096,
         max_body_bytes: 65_536,
         max_requests: 8,
-        request_timeout: Duration::from_secs(120),
+        request_timeout: Duration::from_mins(2),
     }
 }
 
@@ -313,10 +313,30 @@ async fn what_is_checked_first_is_told_first() {
         ("GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "404", "unknown_url"),
         ("PUT /v1/models HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405", "method_not_supported"),
         // Who you are comes before what you say.
-        ("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n{".to_owned(), "401", "invalid_api_key"),
-        (format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 1\r\n\r\n{{"), "400", "not valid JSON"),
-        (format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 99999999\r\n\r\n"), "413", "request_too_large"),
-        (format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(5000)), "431", "headers_too_large"),
+        (
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n{".to_owned(),
+            "401",
+            "invalid_api_key",
+        ),
+        (
+            format!(
+                "POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 1\r\n\r\n{{"
+            ),
+            "400",
+            "not valid JSON",
+        ),
+        (
+            format!(
+                "POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 99999999\r\n\r\n"
+            ),
+            "413",
+            "request_too_large",
+        ),
+        (
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(5000)),
+            "431",
+            "headers_too_large",
+        ),
         ("garbage\r\n\r\n".to_owned(), "400", "not valid HTTP"),
     ];
     for (request, status, told) in cases {

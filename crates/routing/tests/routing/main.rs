@@ -27,7 +27,8 @@ impl Fleet {
 
     async fn of(workers: Vec<Arc<ScriptedWorker>>) -> Self {
         let named = workers.iter().enumerate();
-        let named = named.map(|(at, worker)| (format!("w{at}"), Arc::clone(worker) as Arc<dyn Worker>));
+        let named =
+            named.map(|(at, worker)| (format!("w{at}"), Arc::clone(worker) as Arc<dyn Worker>));
         let settings = RouterSettings { patience: Duration::from_secs(3), max_attempts: 4 };
         let router = Router::new(named, settings);
         let followers = router.follow();

@@ -162,14 +162,15 @@ enum Operation {
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let operation = prop_oneof![
-        (1_u32..50, 0_i64..300, 0_i64..300)
-            .prop_map(|(tokens, least, more)| Operation::Reserve { tokens, least, more }),
-        (0_usize..20, 0_i64..100, 0_i64..100)
-            .prop_map(|(hold, least, more)| Operation::Extend { hold, least, more }),
-        (0_usize..20, any::<u8>()).prop_map(|(hold, share)| Operation::Settle { hold, share }),
-        (0_u64..5_000).prop_map(|millis| Operation::Wait { millis }),
-    ];
+    let operation =
+        prop_oneof![
+            (1_u32..50, 0_i64..300, 0_i64..300)
+                .prop_map(|(tokens, least, more)| Operation::Reserve { tokens, least, more }),
+            (0_usize..20, 0_i64..100, 0_i64..100)
+                .prop_map(|(hold, least, more)| Operation::Extend { hold, least, more }),
+            (0_usize..20, any::<u8>()).prop_map(|(hold, share)| Operation::Settle { hold, share }),
+            (0_u64..5_000).prop_map(|millis| Operation::Wait { millis }),
+        ];
     proptest::collection::vec(operation, 1..200)
 }
 

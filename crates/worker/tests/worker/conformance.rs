@@ -151,7 +151,9 @@ pub(crate) async fn a_dropped_sequence_frees_its_place(subject: Subject) {
     assert_eq!(state.free_blocks, state.total_blocks);
 }
 
-pub(crate) async fn a_dropped_sequence_that_waits_for_its_allowance_frees_its_place(subject: Subject) {
+pub(crate) async fn a_dropped_sequence_that_waits_for_its_allowance_frees_its_place(
+    subject: Subject,
+) {
     let start = Start { allowance: 1, ..subject.start(1500) };
     let mut generation = subject.worker.generate(start).await.unwrap();
     read_some(&mut generation, 1).await;

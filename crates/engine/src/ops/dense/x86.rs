@@ -8,6 +8,7 @@ use std::arch::x86_64::{
     _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
     _mm256_storeu_ps,
 };
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -50,31 +51,55 @@ impl Widen for bf16 {
 /// Multiplies all rows with the job's panels.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn run<T: Widen>(job: &Job<'_, T>) {
-    let rows = job.columns.rows;
-    let full = rows - rows % MAX_ROWS;
-    for row in (0..full).step_by(MAX_ROWS) {
-        all_panels::<T, MAX_ROWS, 1>(job, row);
+    let panels = job.panels.len() / (job.inputs * PANEL);
+    if job.columns.rows <= MAX_ROWS {
+        rows(job, 0..panels);
+        return;
     }
-    match rows - full {
-        1 => all_panels::<T, 1, 4>(job, full),
-        2 => all_panels::<T, 2, 2>(job, full),
-        3 => all_panels::<T, 3, 2>(job, full),
-        4 => all_panels::<T, 4, 1>(job, full),
-        5 => all_panels::<T, 5, 1>(job, full),
-        _ => {}
+    // One panel with all rows before the next one: it stays in the nearest cache meanwhile.
+    for panel in 0..panels {
+        rows(job, panel..panel + 1);
     }
 }
 
-/// `ROWS` rows from `row` on with all panels, `WIDE` panels at a time.
+/// All rows with these panels.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn all_panels<T: Widen, const ROWS: usize, const WIDE: usize>(job: &Job<'_, T>, row: usize) {
-    let count = job.panels.len() / (job.inputs * PANEL);
-    let wide = count - count % WIDE;
-    for panel in (0..wide).step_by(WIDE) {
+fn rows<T: Widen>(job: &Job<'_, T>, panels: Range<usize>) {
+    let rows = job.columns.rows;
+    let mut row = 0;
+    while row < rows {
+        // 7 and 8 are cut in halves: a full tile would leave one or two rows over, which cost nearly as much.
+        let tile = match rows - row {
+            left @ 1..=5 => left,
+            7 | 8 => 4,
+            _ => MAX_ROWS,
+        };
+        let panels = panels.clone();
+        match tile {
+            1 => tiles::<T, 1, 4>(job, row, panels),
+            2 => tiles::<T, 2, 2>(job, row, panels),
+            3 => tiles::<T, 3, 2>(job, row, panels),
+            4 => tiles::<T, 4, 1>(job, row, panels),
+            5 => tiles::<T, 5, 1>(job, row, panels),
+            _ => tiles::<T, MAX_ROWS, 1>(job, row, panels),
+        }
+        row += tile;
+    }
+}
+
+/// `ROWS` rows from `row` on with these panels, `WIDE` panels at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tiles<T: Widen, const ROWS: usize, const WIDE: usize>(
+    job: &Job<'_, T>,
+    row: usize,
+    panels: Range<usize>,
+) {
+    let wide = panels.end - panels.len() % WIDE;
+    for panel in (panels.start..wide).step_by(WIDE) {
         // SAFETY: rows `row..row + ROWS` and panels `panel..panel + WIDE` exist.
         unsafe { tile::<T, ROWS, WIDE>(job, row, panel) };
     }
-    for panel in wide..count {
+    for panel in wide..panels.end {
         // SAFETY: as above, for one panel.
         unsafe { tile::<T, ROWS, 1>(job, row, panel) };
     }

@@ -1,0 +1,141 @@
+//! A step cut into lots that threads compute side by side.
+//!
+//! Threads that share every operation meet at every operation; threads that each take some of the
+//! sequences meet once a step. So a step of many short turns is cut into lots of whole turns, and each lot
+//! goes through the model and the sampler on one thread. A step that one long prompt dominates stays whole,
+//! and its operations are shared instead. Neither way changes a result: no row depends on another row of
+//! its step.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::Failure;
+use crate::attribution::Work;
+use crate::models::{Decoder, KvCache};
+use crate::ops::Pool;
+use crate::running::Running;
+use crate::schedule::Turn;
+use crate::step::Step;
+
+/// What became of each turn: a token if it sampled one, or why it failed.
+pub(crate) type Drawn = Vec<Option<Result<u32, Failure>>>;
+
+/// Some turns of a step, with everything they need to be computed by themselves.
+pub(crate) struct Lot<'a> {
+    pub(crate) step: Step,
+    pub(crate) turns: &'a [Turn],
+    pub(crate) works: &'a [Work],
+    /// The sequence of each turn.
+    pub(crate) running: Vec<&'a mut Running>,
+}
+
+/// What computes lots.
+pub(crate) struct Bench<'a> {
+    pub(crate) decoder: &'a dyn Decoder,
+    pub(crate) cache: &'a KvCache,
+    pub(crate) vocabulary: usize,
+    /// All threads.
+    pub(crate) threads: &'a Pool,
+    /// The thread that asks, and no other.
+    pub(crate) alone: &'a Pool,
+}
+
+/// Which turns belong together, for turns of so many tokens.
+pub(crate) fn cut(tokens: &[u32], threads: u32) -> Vec<Range<usize>> {
+    let all: u32 = tokens.iter().sum();
+    let share = all.div_ceil(threads);
+    let longest = tokens.iter().copied().max().unwrap_or(0);
+    if threads < 2 || share < LEAST_ROWS || longest > share {
+        return std::iter::once(0..tokens.len()).collect();
+    }
+    let mut lots = Vec::new();
+    let (mut start, mut rows) = (0, 0);
+    for (index, count) in tokens.iter().enumerate() {
+        rows += count;
+        if rows >= share {
+            lots.push(start..index + 1);
+            (start, rows) = (index + 1, 0);
+        }
+    }
+    if start < tokens.len() {
+        lots.push(start..tokens.len());
+    }
+    lots
+}
+
+impl Bench<'_> {
+    /// Computes every lot; what became of each turn, in order.
+    pub(crate) fn compute(&self, lots: Vec<Lot<'_>>) -> Drawn {
+        let lots: Vec<_> = lots.into_iter().map(|lot| Mutex::new((lot, Drawn::new()))).collect();
+        let inside = if lots.len() > 1 { self.alone } else { self.threads };
+        self.threads.run(lots.len(), true, &|index| {
+            let mut guard = lots[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let (lot, drawn) = &mut *guard;
+            *drawn = self.compute_one(lot, inside);
+        });
+        let drawn =
+            lots.into_iter().map(|lot| lot.into_inner().unwrap_or_else(PoisonError::into_inner).1);
+        drawn.flatten().collect()
+    }
+
+    fn compute_one(&self, lot: &mut Lot<'_>, pool: &Pool) -> Drawn {
+        match self.draw(lot, pool) {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                tracing::error!(error = %error, sequences = lot.turns.len(), "step failed");
+                let failed = || Some(Err(Failure::Forward(error.to_string())));
+                lot.turns.iter().map(|_| failed()).collect()
+            }
+        }
+    }
+
+    /// The forward pass and the draws.
+    fn draw(&self, lot: &mut Lot<'_>, pool: &Pool) -> candle_core::Result<Drawn> {
+        let mut logits = Vec::new();
+        if let Some(output) = self.decoder.forward(&lot.step, self.cache, pool)? {
+            logits = output.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let mut rows = logits.chunks_exact_mut(self.vocabulary);
+        let mut drawn = Drawn::with_capacity(lot.turns.len());
+        for ((turn, work), running) in lot.turns.iter().zip(lot.works).zip(&mut lot.running) {
+            running.advance(turn.tokens);
+            let row = if work.sampled { rows.next() } else { None };
+            drawn.push(row.map(|row| running.sample(row)));
+        }
+        Ok(drawn)
+    }
+}
+
+/// Fewer rows than these keep one thread too short of work to read all weights for them.
+const LEAST_ROWS: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_turn_is_in_one_lot_in_order(
+            tokens in prop::collection::vec(1_u32..70, 1..70),
+            threads in 1_u32..9,
+        ) {
+            let lots = cut(&tokens, threads);
+            prop_assert!(lots.len() <= threads as usize);
+            let turns: Vec<usize> = lots.into_iter().flatten().collect();
+            prop_assert_eq!(turns, (0..tokens.len()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn sixteen_streams_are_shared_evenly() {
+        assert_eq!(cut(&[1; 16], 2), [0..8, 8..16]);
+    }
+
+    #[test]
+    fn a_step_that_one_prompt_dominates_stays_whole() {
+        assert_eq!(cut(&[1, 1, 1, 64], 2).len(), 1);
+        assert_eq!(cut(&[1; 4], 2).len(), 1, "too little to share");
+    }
+}
