@@ -3,6 +3,7 @@
 //! Adding one: a file `models/<name>.rs` with a `load`, and a line in [`ARCHITECTURES`].
 
 use candle_core::{DType, Device, Result, Tensor};
+use half::f16;
 
 use crate::LoadError;
 use crate::attribution::WorkModel;
@@ -105,7 +106,7 @@ impl Shape {
 
     /// Bytes of keys and values of one token, over all layers.
     pub(crate) fn kv_bytes_per_token(&self) -> u64 {
-        (2 * self.layers * self.kv_heads * self.head_width * size_of::<f32>()) as u64
+        (2 * self.layers * self.kv_heads * self.head_width * size_of::<f16>()) as u64
     }
 
     /// The arithmetic of a token, for attribution.
@@ -120,7 +121,7 @@ impl Shape {
     }
 }
 
-/// Keys and values of all layers, in blocks.
+/// Keys and values of all layers, in blocks. Of 16 bits: reading them is what attention waits for.
 pub(crate) struct KvCache {
     /// One for each layer, `[blocks, kv_heads, head_width, block_tokens]`.
     pub(crate) keys: Vec<Tensor>,
@@ -135,7 +136,7 @@ impl KvCache {
         let Shape { kv_heads, head_width, layers, .. } = *shape;
         let make = |dims: (usize, usize, usize, usize)| -> Result<Vec<Tensor>> {
             let layer = |_| {
-                let zeros = Tensor::zeros(dims, DType::F32, &Device::Cpu)?;
+                let zeros = Tensor::zeros(dims, DType::F16, &Device::Cpu)?;
                 crate::ops::prefer_large_pages_behind(&zeros);
                 Ok(zeros)
             };

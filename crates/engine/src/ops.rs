@@ -5,7 +5,7 @@
 //! vector and the portable code are the same code or the same order with fused multiply-add, so machines
 //! agree too.
 //!
-//! Tensors are contiguous `f32`; anything else is an error, never a copy.
+//! Tensors are contiguous `f32`, keys and values `f16`; anything else is an error, never a copy.
 
 #![expect(
     clippy::inline_always,
@@ -25,11 +25,27 @@ mod vector;
 pub(crate) use pool::Pool;
 
 use candle_core::{CpuStorage, Layout, Result};
+use half::f16;
 
 /// The numbers of a contiguous `f32` tensor.
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let range = contiguous(layout)?;
     Ok(&storage.as_slice::<f32>()?[range])
+}
+
+/// The numbers of a contiguous `f16` tensor.
+fn halves<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f16]> {
+    let range = contiguous(layout)?;
+    Ok(&storage.as_slice::<f16>()?[range])
+}
+
+/// The numbers of a contiguous `f16` tensor, to be changed in place.
+fn halves_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f16]> {
+    let range = contiguous(layout)?;
+    match storage {
+        CpuStorage::F16(numbers) => Ok(&mut numbers[range]),
+        _ => candle_core::bail!("expected an f16 tensor"),
+    }
 }
 
 /// The numbers of a contiguous `f32` tensor, to be changed in place.
@@ -69,10 +85,10 @@ pub(crate) fn prefer_large_pages<T>(buffer: &[T]) {
     let _ = buffer;
 }
 
-/// The same for a tensor of numbers on the CPU.
+/// The same for an `f16` tensor on the CPU.
 pub(crate) fn prefer_large_pages_behind(tensor: &candle_core::Tensor) {
     let (storage, _) = tensor.storage_and_layout();
-    if let candle_core::Storage::Cpu(candle_core::CpuStorage::F32(numbers)) = &*storage {
+    if let candle_core::Storage::Cpu(candle_core::CpuStorage::F16(numbers)) = &*storage {
         prefer_large_pages(numbers);
     }
 }

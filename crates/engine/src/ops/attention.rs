@@ -7,9 +7,10 @@
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use half::f16;
 
-use super::vector::{self, Kernel, LANES, exp, sum_lanes};
-use super::{Pool, numbers};
+use super::vector::{self, Kernel, LANES, Machine, exp, sum_lanes};
+use super::{Pool, halves, numbers};
 use crate::step::Step;
 
 /// Attention of one layer.
@@ -60,7 +61,7 @@ impl CustomOp3 for Attention<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, projection_width) = projection_layout.shape().dims2()?;
         let projection = numbers(projection, projection_layout)?;
-        let (keys, values) = (numbers(keys, keys_layout)?, numbers(values, values_layout)?);
+        let (keys, values) = (halves(keys, keys_layout)?, halves(values, values_layout)?);
         let group_width = self.heads / self.kv_heads * self.head_width;
         let mut out = vec![0.0; rows * self.heads * self.head_width];
         // One part for each row and KV head; parts write disjoint pieces of `out`.
@@ -113,8 +114,8 @@ impl Pieces {
 struct Group<'a> {
     /// `[group, head_width]`
     queries: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a [f16],
+    values: &'a [f16],
     blocks: &'a [u32],
     kv_head: usize,
     /// Positions to attend.
@@ -128,14 +129,14 @@ struct Group<'a> {
 
 impl Kernel for Group<'_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<M: Machine>(mut self) {
         let heads = self.queries.len() / self.shape.head_width;
         let paired = heads - heads % 2;
         for head in (0..paired).step_by(2) {
-            self.attend::<2>(head);
+            self.attend::<M, 2>(head);
         }
         if paired < heads {
-            self.attend::<1>(paired);
+            self.attend::<M, 1>(paired);
         }
     }
 }
@@ -144,58 +145,64 @@ impl Group<'_> {
     /// Attends with `HEADS` heads from `head` on, side by side: enough independent sums to hide the
     /// latency of a multiply-add. Each sum is the same whatever runs beside it.
     #[inline(always)]
-    fn attend<const HEADS: usize>(&mut self, head: usize) {
+    fn attend<M: Machine, const HEADS: usize>(&mut self, head: usize) {
         // Scores of one head, `[stride]`; what lies beyond the context is not used.
         let stride = self.blocks.len() * self.shape.block_tokens;
         self.scores.resize(HEADS * stride, 0.0);
         if self.shape.block_tokens.is_multiple_of(2 * LANES) {
-            self.score::<HEADS, 2>(head, stride);
+            self.score::<M, HEADS, 2>(head, stride);
         } else {
-            self.score::<HEADS, 1>(head, stride);
+            self.score::<M, HEADS, 1>(head, stride);
         }
         let mut scales = [0.0; HEADS];
         for (scores, scale) in self.scores.chunks_exact_mut(stride).zip(&mut scales) {
             *scale = 1.0 / softmax(&mut scores[..self.context]);
         }
         if self.shape.head_width.is_multiple_of(2 * LANES) {
-            self.weigh::<HEADS, 2>(head, stride, scales);
+            self.weigh::<M, HEADS, 2>(head, stride, scales);
         } else {
-            self.weigh::<HEADS, 1>(head, stride, scales);
+            self.weigh::<M, HEADS, 1>(head, stride, scales);
         }
     }
 
     /// Numbers of one head in one block, in a cache `[blocks, kv_heads, ...]`, by lanes.
     #[inline(always)]
-    fn page<'c>(&self, cache: &'c [f32], block: u32) -> &'c [[f32; LANES]] {
+    fn page<'c>(&self, cache: &'c [f16], block: u32) -> &'c [[f16; LANES]] {
         let size = self.shape.block_tokens * self.shape.head_width;
         let start = (block as usize * self.shape.kv_heads + self.kv_head) * size;
         cache[start..start + size].as_chunks().0
     }
 
-    /// Asks for a block's numbers before they are used: blocks lie apart, so the machine cannot guess.
+    /// The page that comes after the one at `index`, to ask for it before it is used: blocks lie apart, so
+    /// the machine cannot guess. The last one again if there is none.
     #[inline(always)]
-    fn fetch(&self, cache: &[f32], index: usize) {
-        if let Some(&block) = self.blocks.get(index) {
-            vector::prefetch(self.page(cache, block));
-        }
+    fn next_page<'c>(&self, cache: &'c [f16], index: usize) -> &'c [[f16; LANES]] {
+        self.page(cache, self.blocks[(index + 1).min(self.blocks.len() - 1)])
     }
 
     /// Queries times keys, for all positions of the blocks, `WIDE` times 16 at a time.
     #[inline(always)]
-    fn score<const HEADS: usize, const WIDE: usize>(&mut self, head: usize, stride: usize) {
+    fn score<M: Machine, const HEADS: usize, const WIDE: usize>(
+        &mut self,
+        head: usize,
+        stride: usize,
+    ) {
         let (width, tokens) = (self.shape.head_width, self.shape.block_tokens);
         let scale = 1.0 / (width as f32).sqrt();
         let queries: [&[f32]; HEADS] =
             std::array::from_fn(|h| &self.queries[(head + h) * width..(head + h + 1) * width]);
         for (index, &block) in self.blocks.iter().enumerate() {
             let page = self.page(self.keys, block);
-            self.fetch(self.keys, index + 1);
+            let next = self.next_page(self.keys, index);
             for start in (0..tokens / LANES).step_by(WIDE) {
                 let mut sums = [[[0.0_f32; LANES]; WIDE]; HEADS];
-                for (number, keys) in page.chunks_exact(tokens / LANES).enumerate() {
-                    let keys = &keys[start..start + WIDE];
+                let lines =
+                    page.chunks_exact(tokens / LANES).zip(next.chunks_exact(tokens / LANES));
+                for (number, (keys, next)) in lines.enumerate() {
+                    vector::prefetch(&next[start..]);
+                    let keys: [_; WIDE] = std::array::from_fn(|w| M::widen(&keys[start + w]));
                     for h in 0..HEADS {
-                        add_product(&mut sums[h], keys, queries[h][number]);
+                        add_product(&mut sums[h], &keys, queries[h][number]);
                     }
                 }
                 for (h, sums) in sums.iter().enumerate() {
@@ -211,7 +218,7 @@ impl Group<'_> {
 
     /// The values, weighed by the scores, `WIDE` times 16 numbers of a head at a time.
     #[inline(always)]
-    fn weigh<const HEADS: usize, const WIDE: usize>(
+    fn weigh<M: Machine, const HEADS: usize, const WIDE: usize>(
         &mut self,
         head: usize,
         stride: usize,
@@ -226,11 +233,13 @@ impl Group<'_> {
                 let weights: [&[f32]; HEADS] =
                     std::array::from_fn(|h| &self.scores[h * stride + first..][..used]);
                 let page = self.page(self.values, block);
-                self.fetch(self.values, index + 1);
-                for (token, values) in page.chunks_exact(width / LANES).take(used).enumerate() {
-                    let values = &values[start..start + WIDE];
+                let next = self.next_page(self.values, index);
+                let lines = page.chunks_exact(width / LANES).zip(next.chunks_exact(width / LANES));
+                for (token, (values, next)) in lines.take(used).enumerate() {
+                    vector::prefetch(&next[start..]);
+                    let values: [_; WIDE] = std::array::from_fn(|w| M::widen(&values[start + w]));
                     for h in 0..HEADS {
-                        add_product(&mut sums[h], values, weights[h][token]);
+                        add_product(&mut sums[h], &values, weights[h][token]);
                     }
                 }
             }
@@ -249,7 +258,7 @@ impl Group<'_> {
 #[inline(always)]
 fn add_product<const WIDE: usize>(
     sums: &mut [[f32; LANES]; WIDE],
-    numbers: &[[f32; LANES]],
+    numbers: &[[f32; LANES]; WIDE],
     factor: f32,
 ) {
     for (sums, numbers) in sums.iter_mut().zip(numbers) {

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::numbers;
-use super::vector::{self, Kernel, exp};
+use super::vector::{self, Kernel, Machine, exp};
 
 /// `silu(gate) * up` for rows that hold gate and up side by side: `[rows, 2 * width]` to `[rows, width]`.
 pub(crate) fn swiglu(gate_and_up: &Tensor) -> Result<Tensor> {
@@ -34,7 +34,7 @@ struct Rows<'a> {
 
 impl Kernel for Rows<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<M: Machine>(self) {
         let rows = self.x.chunks_exact(2 * self.width).zip(self.out.chunks_exact_mut(self.width));
         for (x, out) in rows {
             let (gate, up) = x.split_at(self.width);

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::numbers;
-use super::vector::{self, Kernel, LANES, sum_lanes};
+use super::vector::{self, Kernel, LANES, Machine, sum_lanes};
 
 /// Normalises each row of `x` `[rows, width]` to root mean square 1 and scales it by `weight` `[width]`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -45,7 +45,7 @@ struct Rows<'a> {
 
 impl Kernel for Rows<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<M: Machine>(self) {
         let width = self.weight.len();
         for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
             let mut squares = [0.0; LANES];

@@ -1,8 +1,10 @@
 //! Rotary position embedding (Su et al., 2021), and writing keys and values into the KV cache.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
-use super::{numbers, numbers_mut};
+use super::{halves_mut, numbers, numbers_mut};
 
 /// Which numbers of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +105,7 @@ pub(crate) struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Writes the rows of `projection` into `cache`.
+    /// Writes the rows of `projection` into `cache`, rounded to 16 bits.
     pub(crate) fn write(&self, cache: &Tensor, projection: &Tensor) -> Result<()> {
         cache.inplace_op2(projection, self)
     }
@@ -123,14 +125,16 @@ impl InplaceOp2 for Store<'_> {
     ) -> Result<()> {
         let (_, width) = x_layout.shape().dims2()?;
         let x = numbers(x, x_layout)?;
-        let cache = numbers_mut(cache, cache_layout)?;
+        let cache = halves_mut(cache, cache_layout)?;
         let Self { heads, head_width, block_tokens, .. } = *self;
         let (token_stride, number_stride) =
             if self.transposed { (1, block_tokens) } else { (head_width, 1) };
+        let mut rounded = vec![f16::ZERO; heads * head_width];
         for (row, &slot) in x.chunks_exact(width).zip(self.slots) {
             let (block, offset) = (slot as usize / block_tokens, slot as usize % block_tokens);
             let row = &row[self.column..self.column + heads * head_width];
-            for (head, numbers) in row.chunks_exact(head_width).enumerate() {
+            rounded.convert_from_f32_slice(row);
+            for (head, numbers) in rounded.chunks_exact(head_width).enumerate() {
                 let start =
                     (block * heads + head) * block_tokens * head_width + offset * token_stride;
                 for (index, &number) in numbers.iter().enumerate() {

@@ -2,9 +2,45 @@
 //!
 //! Kernels are plain loops over fixed-size arrays with `mul_add`; both versions round alike.
 
+use half::f16;
+
 /// A kernel; `run` must be `#[inline(always)]`, or the AVX2 version is compiled without AVX2.
 pub(super) trait Kernel {
-    fn run(self);
+    fn run<M: Machine>(self);
+}
+
+/// What no plain loop compiles to.
+pub(super) trait Machine {
+    /// Makes `f32` of 16 numbers; exact, so machines agree.
+    fn widen(numbers: &[f16; LANES]) -> [f32; LANES];
+}
+
+struct AnyMachine;
+
+impl Machine for AnyMachine {
+    fn widen(numbers: &[f16; LANES]) -> [f32; LANES] {
+        numbers.map(f16::to_f32)
+    }
+}
+
+/// Only for code inside [`run_avx2`].
+#[cfg(target_arch = "x86_64")]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Machine for Avx2 {
+    #[inline(always)]
+    fn widen(numbers: &[f16; LANES]) -> [f32; LANES] {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+        let mut wide = [0.0; LANES];
+        let (from, to) = (numbers.as_ptr(), wide.as_mut_ptr());
+        // SAFETY: both halves lie inside, and whoever runs this has found that the machine has F16C.
+        unsafe {
+            _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(from.cast())));
+            _mm256_storeu_ps(to.add(8), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())));
+        }
+        wide
+    }
 }
 
 /// Runs `kernel` in the widest version this machine has.
@@ -14,7 +50,7 @@ pub(super) fn run(kernel: impl Kernel) {
         // SAFETY: the machine was just found to have these features.
         return unsafe { run_avx2(kernel) };
     }
-    kernel.run();
+    kernel.run::<AnyMachine>();
 }
 
 /// Whether AVX2, FMA and F16C can be used.
@@ -28,7 +64,7 @@ pub(super) fn has_avx2() -> bool {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2(kernel: impl Kernel) {
-    kernel.run();
+    kernel.run::<Avx2>();
 }
 
 /// e to the `x`, for `x` up to 88; relative error below 3e-7. Smaller than -87 counts as -87, and what is
@@ -68,14 +104,14 @@ pub(super) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Asks for numbers to be brought into the cache; changes nothing but the time.
+/// Asks for what lies there to be brought into the cache; changes nothing but the time.
 #[inline(always)]
-pub(super) fn prefetch(numbers: &[[f32; LANES]]) {
+pub(super) fn prefetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in numbers {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: prefetching has no effect on memory, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = numbers;

@@ -25,7 +25,10 @@ impl Scene {
         let blocks = tokens.div_ceil(block_tokens);
         let zeros = |dims: (usize, usize, usize, usize)| {
             // What was never written must not matter, not even if it is no number.
-            (Tensor::ones(dims, DType::F32, &Device::Cpu).unwrap() * f64::NAN).unwrap()
+            (Tensor::ones(dims, DType::F32, &Device::Cpu).unwrap() * f64::NAN)
+                .unwrap()
+                .to_dtype(DType::F16)
+                .unwrap()
         };
         Self {
             head_width,
@@ -88,7 +91,9 @@ impl Scene {
         let kv_head = head / (HEADS / KV_HEADS);
         let piece = |row: usize, head: usize| {
             let at = row * self.width() + head * self.head_width;
-            self.projection[at..at + self.head_width].iter().map(|n| f64::from(*n))
+            // Keys and values are kept in 16 bits.
+            let kept = move |n: f32| if head < HEADS { n } else { f16::from_f32(n).to_f32() };
+            self.projection[at..at + self.head_width].iter().map(move |n| f64::from(kept(*n)))
         };
         let score = |token: usize| {
             let product: f64 =

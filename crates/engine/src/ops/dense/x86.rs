@@ -4,9 +4,9 @@
 //! latency of a fused multiply-add and leaves registers for weights and inputs.
 
 use std::arch::x86_64::{
-    __m256, _mm_loadu_si128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
-    _mm256_storeu_ps,
+    __m256, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_castsi256_ps, _mm256_cvtepu16_epi32,
+    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_storeu_ps,
 };
 use std::ops::Range;
 
@@ -124,6 +124,10 @@ unsafe fn tile<T: Widen, const ROWS: usize, const WIDE: usize>(
         for input in 0..inputs {
             for wide in 0..WIDE {
                 let from = weights.add((wide * inputs + input) * PANEL);
+                if WIDE == 1 {
+                    // The next panel, which comes from afar; several at once keep the machine guessing right.
+                    _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(inputs * PANEL).cast());
+                }
                 let weights = [T::widen8(from), T::widen8(from.add(8))];
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*x.add(row * inputs + input));
