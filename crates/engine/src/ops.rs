@@ -21,6 +21,7 @@ pub(crate) mod norm;
 mod pool;
 pub(crate) mod rope;
 mod vector;
+pub(crate) mod weigh;
 
 pub(crate) use pool::Pool;
 

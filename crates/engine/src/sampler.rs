@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use domain::Sampling;
 
+use crate::ops::weigh::weigh;
 use crate::{Failure, random};
 
 /// The sampling state of one sequence.
@@ -61,8 +62,18 @@ impl Sampler {
         if self.sampling.temperature <= 0.0 {
             return Ok(best);
         }
-        let candidates = self.candidates(logits, max);
-        Ok(draw(&candidates, random::uniform(self.sampling.seed, position)))
+        weigh(logits, max, self.sampling.temperature);
+        let uniform = random::uniform(self.sampling.seed, position);
+        if self.keeps_all() {
+            let all = (0..).zip(logits.iter()).map(|(id, &weight)| Candidate { id, weight });
+            return Ok(draw(all, uniform));
+        }
+        Ok(draw(self.candidates(logits).into_iter(), uniform))
+    }
+
+    fn keeps_all(&self) -> bool {
+        let Sampling { top_p, top_k, min_p, .. } = self.sampling;
+        top_p >= 1.0 && top_k == 0 && min_p <= 0.0
     }
 
     /// Applies bias and penalties.
@@ -85,12 +96,11 @@ impl Sampler {
         }
     }
 
-    /// The tokens that temperature, min-p, top-k and top-p leave.
-    fn candidates(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
-        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
-        let mut candidates = Vec::with_capacity(logits.len());
-        for (id, logit) in (0..).zip(logits) {
-            let weight = ((logit - max) / temperature).exp();
+    /// The tokens that min-p, top-k and top-p leave.
+    fn candidates(&self, weights: &[f32]) -> Vec<Candidate> {
+        let Sampling { top_p, top_k, min_p, .. } = self.sampling;
+        let mut candidates = Vec::with_capacity(weights.len());
+        for (id, &weight) in (0..).zip(weights) {
             if weight >= min_p && weight > 0.0 {
                 candidates.push(Candidate { id, weight });
             }
@@ -156,18 +166,23 @@ fn more_probable(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
 }
 
-/// The candidate at `uniform` of the total mass, in the order given.
-fn draw(candidates: &[Candidate], uniform: f64) -> u32 {
-    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-    let target = total * uniform;
-    let mut mass = 0.0;
-    for candidate in candidates {
+/// The candidate at `uniform` of the total mass, in the order given; never one without weight.
+fn draw(candidates: impl Iterator<Item = Candidate> + Clone, uniform: f64) -> u32 {
+    // Eight sums side by side: one after the other would wait for each addition.
+    let mut sums = [0.0_f64; 8];
+    for (index, candidate) in candidates.clone().enumerate() {
+        sums[index % 8] += f64::from(candidate.weight);
+    }
+    let target = sums.iter().sum::<f64>() * uniform;
+    let (mut mass, mut last) = (0.0, 0);
+    for candidate in candidates.filter(|candidate| candidate.weight > 0.0) {
         mass += f64::from(candidate.weight);
+        last = candidate.id;
         if mass > target {
-            return candidate.id;
+            break;
         }
     }
-    candidates.last().map_or(0, |candidate| candidate.id)
+    last
 }
 
 const FIRST_HEAD: usize = 64;

@@ -56,8 +56,10 @@ proptest! {
         let sampler = Sampler::new(sampling.clone(), &[], &[]);
 
         let (best, max) = largest(&logits);
+        let mut weights = logits.clone();
+        weigh(&mut weights, max, sampler.sampling.temperature);
         let mut ids: Vec<u32> =
-            sampler.candidates(&logits, max).iter().map(|candidate| candidate.id).collect();
+            sampler.candidates(&weights).iter().map(|candidate| candidate.id).collect();
         ids.sort_unstable();
 
         prop_assert_eq!(&ids, &allowed(&sampling, &logits));
