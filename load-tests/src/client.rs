@@ -169,7 +169,8 @@ impl Sample {
     fn read(&mut self, line: &[u8], came: Instant) -> Result<bool, Failure> {
         let Some(event) = line.strip_prefix(b"data: ") else { return Ok(false) };
         if event == b"[DONE]" {
-            let complete = self.completion_tokens > 0;
+            // A model may end its turn at once; a prompt has at least one token, so that tells.
+            let complete = self.prompt_tokens > 0;
             return if complete { Ok(true) } else { Err(Failure::new("usage_missing")) };
         }
         let chunk: Chunk =

@@ -166,8 +166,7 @@ impl StopStrings {
 
     pub(crate) fn push(&mut self, text: &str) -> Scanned {
         self.held.push_str(text);
-        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = first {
+        if let Some(at) = first_stop(&self.held, &self.stops) {
             self.held.truncate(at);
             return Scanned::Stopped(std::mem::take(&mut self.held));
         }
@@ -180,6 +179,15 @@ impl StopStrings {
     pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
+}
+
+/// Where the stop string begins that is complete first; of several that end together, the longest.
+///
+/// First complete, not first begun: a stream ends as soon as it may, so the end must not depend on text
+/// that has not come yet.
+fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
+    let found = stops.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop.len())));
+    found.map(|(at, bytes)| (at + bytes, at)).min().map(|(_, at)| at)
 }
 
 /// Bytes of the longest end of `text` that is a beginning of `stop`.
@@ -213,6 +221,14 @@ mod tests {
     }
 
     #[test]
+    fn the_stop_string_that_is_complete_first_ends_the_text() {
+        let stops = ["b".to_owned(), "abb".to_owned()];
+        assert_eq!(StopStrings::new(&stops).push("abb"), Scanned::Stopped("a".to_owned()));
+        let stops = ["b".to_owned(), "ab".to_owned()];
+        assert_eq!(StopStrings::new(&stops).push("xab"), Scanned::Stopped("x".to_owned()));
+    }
+
+    #[test]
     fn what_only_looked_like_a_stop_string_is_shown() {
         let mut stops = StopStrings::new(&["END".to_owned()]);
         assert_eq!(stops.push("EN"), Scanned::Text(String::new()));
@@ -228,7 +244,7 @@ mod tests {
             stops in prop::collection::vec("[ab\u{e9}]{1,4}", 0..3),
             cuts in prop::collection::vec(0_usize..30, 0..6),
         ) {
-            let expected = match stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+            let expected = match first_stop(&text, &stops) {
                 Some(at) => text[..at].to_owned(),
                 None => text.clone(),
             };
