@@ -205,12 +205,13 @@ async fn relay_cached(
 ) -> Result<Relayed, Failure> {
     let CachedAnswer { text, finish, prompt_tokens, completion_tokens } = answer;
     let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
-    permit.record(usage, domain::NanoUsd::ZERO);
     reply.header("x-tollgate-cache", "hit");
     if exchange.delivery != Delivery::Whole {
         begin_events(reply, exchange).await?;
         reply.event(&exchange.decorate(exchange.codec.delta(&exchange.about, &text))).await?;
     }
+    // Not before it is told: a client that left meanwhile would pay for tokens that cost nothing.
+    permit.record(usage, domain::NanoUsd::ZERO);
     Ok(Relayed { text, finish, outcome: Outcome::CacheHit })
 }
 
