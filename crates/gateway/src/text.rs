@@ -244,10 +244,13 @@ mod tests {
             stops in prop::collection::vec("[ab\u{e9}]{1,4}", 0..3),
             cuts in prop::collection::vec(0_usize..30, 0..6),
         ) {
-            let expected = match first_stop(&text, &stops) {
-                Some(at) => text[..at].to_owned(),
-                None => text.clone(),
+            let complete_at = |end: &usize| {
+                let so_far = text.get(..*end)?;
+                let ended = stops.iter().filter(|stop| so_far.ends_with(stop.as_str()));
+                ended.map(String::len).max().map(|bytes| so_far[..end - bytes].to_owned())
             };
+            let expected = (0..=text.len()).find_map(|end| complete_at(&end));
+            let expected = expected.unwrap_or_else(|| text.clone());
             let mut scanner = StopStrings::new(&stops);
             let mut shown = String::new();
             let mut stopped = false;

@@ -12,9 +12,9 @@ use gateway::{
 };
 use gateway::{RawGateway, RawPrice};
 use serde_json::json;
-use worker::{LocalWorker, Progress, RawWorker, WorkerSettings};
+use worker::{LocalWorker, Progress, RawWorker};
 
-use crate::{files, signal};
+use crate::{files, signal, worker_command};
 
 /// Run everything in one process
 #[derive(Args)]
@@ -49,7 +49,7 @@ impl Serve {
             [&listeners[0], &listeners[1]].map(|listener| format!("http://{}", listener.address()));
         let first_run = first_run(&self.data, &endpoint, &admin_endpoint).await?;
         let model = worker.model_name.clone();
-        let worker = tokio::task::spawn_blocking(move || load(worker)).await??;
+        let worker = tokio::task::spawn_blocking(move || worker_command::load(&worker)).await??;
         let greet = move || greet(&endpoint, &admin_endpoint, &model, first_run.as_ref());
         serve(settings, listeners, worker, greet, stop).await
     }
@@ -67,13 +67,6 @@ async fn serve(
     gateway::run(settings, listeners, vec![worker], greet, stop).await?;
     say("stopped; every request is in the ledger\n");
     Ok(())
-}
-
-fn load(settings: WorkerSettings) -> anyhow::Result<LocalWorker> {
-    let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
-    let mut show = |progress| show_progress(&model_name, progress);
-    let worker = LocalWorker::start(&model_name, &model, engine, price_per_hour, &mut show);
-    worker.with_context(|| format!("start model {model_name}"))
 }
 
 /// Shows how far a model is loaded, on one line of a terminal.

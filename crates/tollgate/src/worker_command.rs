@@ -36,7 +36,8 @@ impl Worker {
     }
 }
 
-fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
+/// Loads the model and starts its engine, showing how far it is.
+pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
     let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
     let mut show = |progress| serve::show_progress(model_name, progress);
     let worker = LocalWorker::start(model_name, model, engine.clone(), *price_per_hour, &mut show);

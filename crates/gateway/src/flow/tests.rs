@@ -306,6 +306,24 @@ async fn the_same_question_is_answered_from_the_cache_and_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_cached_answer_whose_client_left_costs_nothing() {
+    let world = World::new(Duration::ZERO).await;
+    let mut question = ask(80, true);
+    question["temperature"] = json!(0);
+    world.chat(&question).await;
+
+    // Whether the hit or the hang-up is seen first is a toss, so several leave.
+    for _ in 0..16 {
+        drop(world.send(&world.request(&question)).await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let rows = world.rows().await;
+    assert!(rows.len() > 1, "some were admitted before they were seen to have left");
+    assert!(rows[1..].iter().all(|row| row.2 == 0), "{rows:?}");
+}
+
+#[tokio::test]
 async fn what_is_checked_first_is_told_first() {
     let world = World::new(Duration::ZERO).await;
     let key = &world.key;
