@@ -11,6 +11,7 @@
 //! Invariant: knows nothing of HTTP, Redis, SQL or workers.
 
 mod admission;
+pub mod bank;
 mod directory;
 mod error;
 mod estimate;
@@ -19,6 +20,7 @@ mod ledger;
 mod permit;
 mod policy;
 mod quota;
+pub mod tenancy;
 
 pub use admission::{Admission, AdmissionParts};
 pub use directory::{Caller, Directory};

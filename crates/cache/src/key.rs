@@ -30,7 +30,7 @@ impl CacheKey {
             return None;
         }
         // The keys of a project share its answers; a new level of the tree must be considered here.
-        let Scope { organization, project, key: _ } = scope;
+        let Scope { organization, project, user: _, key: _ } = scope;
         let mut encoding = Encoding::default();
         encoding.bytes(organization.as_bytes());
         encoding.bytes(project.as_bytes());

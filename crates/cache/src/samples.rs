@@ -14,6 +14,7 @@ pub(crate) fn scope(project: u128) -> Scope {
     Scope {
         organization: OrganizationId::from_u128(1),
         project: ProjectId::from_u128(project),
+        user: None,
         key: KeyId::from_u128(1),
     }
 }
@@ -44,6 +45,7 @@ pub(crate) fn any_scope() -> impl Strategy<Value = Scope> {
     any::<[u128; 3]>().prop_map(|[organization, project, key]| Scope {
         organization: OrganizationId::from_u128(organization),
         project: ProjectId::from_u128(project),
+        user: None,
         key: KeyId::from_u128(key),
     })
 }

@@ -36,6 +36,21 @@ pub mod kind {
     /// One hold on quota, and the ledger row that settles it.
     #[derive(Debug)]
     pub enum Hold {}
+    /// One budget or limit that stands at a scope.
+    #[derive(Debug)]
+    pub enum Rule {}
+    /// A person or program behind a project's credential.
+    #[derive(Debug)]
+    pub enum EndUser {}
+    /// One gateway's data directory, over all of its restarts.
+    #[derive(Debug)]
+    pub enum Gateway {}
+    /// One token of the admin API.
+    #[derive(Debug)]
+    pub enum Admin {}
+    /// One price of a model, from a day on.
+    #[derive(Debug)]
+    pub enum Price {}
 
     impl IdKind for Organization {
         const PREFIX: &'static str = "org";
@@ -52,6 +67,21 @@ pub mod kind {
     impl IdKind for Hold {
         const PREFIX: &'static str = "hold";
     }
+    impl IdKind for Rule {
+        const PREFIX: &'static str = "rule";
+    }
+    impl IdKind for EndUser {
+        const PREFIX: &'static str = "user";
+    }
+    impl IdKind for Gateway {
+        const PREFIX: &'static str = "gw";
+    }
+    impl IdKind for Admin {
+        const PREFIX: &'static str = "admin";
+    }
+    impl IdKind for Price {
+        const PREFIX: &'static str = "price";
+    }
 }
 
 /// Names an organization.
@@ -64,6 +94,17 @@ pub type KeyId = Id<kind::Key>;
 pub type RequestId = Id<kind::Request>;
 /// Names a hold; the ledger is idempotent by it.
 pub type HoldId = Id<kind::Hold>;
+/// Names a budget or a limit; what was counted under it stays with it when its figures change.
+pub type RuleId = Id<kind::Rule>;
+/// Names an end user of a project. Derived from the project and the credential's subject, so that
+/// every gateway derives the same.
+pub type EndUserId = Id<kind::EndUser>;
+/// Names a gateway's data directory.
+pub type GatewayId = Id<kind::Gateway>;
+/// Names an administrator's token.
+pub type AdminId = Id<kind::Admin>;
+/// Names a price.
+pub type PriceId = Id<kind::Price>;
 
 /// An identity of something of kind `K`.
 pub struct Id<K> {

@@ -17,7 +17,10 @@ mod usage;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::ErrorKind;
-pub use id::{HoldId, Id, IdError, IdKind, KeyId, OrganizationId, ProjectId, RequestId, kind};
+pub use id::{
+    AdminId, EndUserId, GatewayId, HoldId, Id, IdError, IdKind, KeyId, OrganizationId, PriceId,
+    ProjectId, RequestId, RuleId, kind,
+};
 pub use job::{Job, JobError, JobParts};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
@@ -25,4 +28,4 @@ pub use problems::{Problem, Problems};
 pub use sampling::Sampling;
 pub use scope::{Level, Scope, ScopeId};
 pub use secret::Secret;
-pub use usage::{Charge, FinishReason, GpuTime, Usage};
+pub use usage::{Charge, FinishReason, GpuTime, Times, Usage};

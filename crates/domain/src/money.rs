@@ -141,7 +141,8 @@ impl PricePerMillion {
 /// What a tenant pays for a model.
 ///
 /// There is no free model by omission: without a price list the price is GPU time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Price {
     /// A token price list; cached input tokens have their own price.
     Tokens {

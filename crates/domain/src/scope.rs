@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{KeyId, OrganizationId, ProjectId};
+use crate::{EndUserId, KeyId, OrganizationId, ProjectId};
 
 /// The full path of a caller in the tenant tree. It comes from credentials only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -11,18 +11,30 @@ pub struct Scope {
     pub organization: OrganizationId,
     /// The product team: the border that data never crosses.
     pub project: ProjectId,
+    /// The person or program behind the credential, if the credential says who it is.
+    #[serde(default)]
+    pub user: Option<EndUserId>,
     /// The credential used.
     pub key: KeyId,
 }
 
 impl Scope {
-    /// The three places where limits and budgets may stand, outermost first.
+    /// The three places every caller has, outermost first.
     pub const fn levels(&self) -> [ScopeId; 3] {
         [
             ScopeId::Organization(self.organization),
             ScopeId::Project(self.project),
             ScopeId::Key(self.key),
         ]
+    }
+
+    /// The places where limits and budgets may stand, outermost first.
+    pub fn path(&self) -> impl Iterator<Item = ScopeId> + use<> {
+        let user = self.user.map(ScopeId::EndUser);
+        [ScopeId::Organization(self.organization), ScopeId::Project(self.project)]
+            .into_iter()
+            .chain(user)
+            .chain([ScopeId::Key(self.key)])
     }
 }
 
@@ -34,6 +46,8 @@ pub enum ScopeId {
     Organization(OrganizationId),
     /// One project.
     Project(ProjectId),
+    /// One end user of a project.
+    EndUser(EndUserId),
     /// One key.
     Key(KeyId),
 }
@@ -44,6 +58,7 @@ impl ScopeId {
         match self {
             Self::Organization(_) => Level::Organization,
             Self::Project(_) => Level::Project,
+            Self::EndUser(_) => Level::EndUser,
             Self::Key(_) => Level::Key,
         }
     }
@@ -54,6 +69,7 @@ impl std::fmt::Display for ScopeId {
         match self {
             Self::Organization(id) => id.fmt(f),
             Self::Project(id) => id.fmt(f),
+            Self::EndUser(id) => id.fmt(f),
             Self::Key(id) => id.fmt(f),
         }
     }
@@ -66,6 +82,8 @@ pub enum Level {
     Organization,
     /// Projects.
     Project,
+    /// End users.
+    EndUser,
     /// Keys.
     Key,
 }
@@ -75,6 +93,7 @@ impl std::fmt::Display for Level {
         f.write_str(match self {
             Self::Organization => "organization",
             Self::Project => "project",
+            Self::EndUser => "end user",
             Self::Key => "key",
         })
     }
@@ -87,6 +106,7 @@ impl std::str::FromStr for ScopeId {
         match text.split_once('_').map(|(prefix, _)| prefix) {
             Some("org") => text.parse().map(Self::Organization),
             Some("proj") => text.parse().map(Self::Project),
+            Some("user") => text.parse().map(Self::EndUser),
             _ => text.parse().map(Self::Key),
         }
     }

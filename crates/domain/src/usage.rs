@@ -57,6 +57,7 @@ impl Sum for GpuTime {
 
 /// What one request used, as metered by us, whatever the client asked to see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
@@ -64,8 +65,40 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Tokens produced.
     pub completion_tokens: u32,
-    /// Time attributed to this request.
+    /// Time attributed to this request and billable: prefill and decode.
     pub gpu: GpuTime,
+    /// Where its time went.
+    pub times: Times,
+}
+
+/// Where a request's time went, in nanoseconds. `prefill` and `decode` make up [`Usage::gpu`]; the
+/// others are told beside it and never billed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    /// Wall time before its first step.
+    pub queue: GpuTime,
+    /// Accelerator time on its prompt.
+    pub prefill: GpuTime,
+    /// Accelerator time on its output.
+    pub decode: GpuTime,
+    /// Accelerator time on what had been computed before and was lost; a platform account pays.
+    pub recompute: GpuTime,
+    /// Accelerator time that cached tokens saved, as estimated by the work model.
+    pub saved: GpuTime,
+}
+
+impl Add for Times {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            queue: self.queue + other.queue,
+            prefill: self.prefill + other.prefill,
+            decode: self.decode + other.decode,
+            recompute: self.recompute + other.recompute,
+            saved: self.saved + other.saved,
+        }
+    }
 }
 
 /// What a request came to: two figures, always.

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use domain::{
-    FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Sampling, Usage,
+    FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Sampling, Times,
+    Usage,
 };
 use tonic::{Code, Status};
 
@@ -168,8 +169,9 @@ impl TryFrom<wire::GenerateResponse> for Event {
 
 impl From<Usage> for wire::Usage {
     fn from(usage: Usage) -> Self {
-        let Usage { prompt_tokens, cached_tokens, completion_tokens, gpu } = usage;
-        Self { prompt_tokens, cached_tokens, completion_tokens, gpu_nanos: gpu.nanos() }
+        let Usage { prompt_tokens, cached_tokens, completion_tokens, gpu, times } = usage;
+        let times = Some(times.into());
+        Self { prompt_tokens, cached_tokens, completion_tokens, gpu_nanos: gpu.nanos(), times }
     }
 }
 
@@ -180,6 +182,32 @@ impl From<wire::Usage> for Usage {
             cached_tokens: usage.cached_tokens,
             completion_tokens: usage.completion_tokens,
             gpu: GpuTime::from_nanos(usage.gpu_nanos),
+            times: usage.times.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<Times> for wire::Times {
+    fn from(times: Times) -> Self {
+        let Times { queue, prefill, decode, recompute, saved } = times;
+        Self {
+            queue_nanos: queue.nanos(),
+            prefill_nanos: prefill.nanos(),
+            decode_nanos: decode.nanos(),
+            recompute_nanos: recompute.nanos(),
+            saved_nanos: saved.nanos(),
+        }
+    }
+}
+
+impl From<wire::Times> for Times {
+    fn from(times: wire::Times) -> Self {
+        Self {
+            queue: GpuTime::from_nanos(times.queue_nanos),
+            prefill: GpuTime::from_nanos(times.prefill_nanos),
+            decode: GpuTime::from_nanos(times.decode_nanos),
+            recompute: GpuTime::from_nanos(times.recompute_nanos),
+            saved: GpuTime::from_nanos(times.saved_nanos),
         }
     }
 }

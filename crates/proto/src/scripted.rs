@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd, Usage};
+use domain::{FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd, Times, Usage};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
@@ -241,6 +241,7 @@ impl Script {
             cached_tokens: 0,
             completion_tokens: self.produced,
             gpu: GpuTime::from_nanos(here * TOKEN_TIME.nanos()),
+            times: Times::default(),
         }
     }
 }

@@ -14,8 +14,12 @@ pub(crate) const LARGEST_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The key of a request that differs from others of `project` by its `prompt`.
 pub(crate) fn fresh_key(project: ProjectId, prompt: u32) -> CacheKey {
-    let scope =
-        Scope { organization: OrganizationId::from_u128(1), project, key: KeyId::from_u128(1) };
+    let scope = Scope {
+        organization: OrganizationId::from_u128(1),
+        project,
+        user: None,
+        key: KeyId::from_u128(1),
+    };
     let job = Job::new(JobParts {
         request: RequestId::from_u128(1),
         model: ModelName::new("demo"),

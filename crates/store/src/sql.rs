@@ -207,6 +207,7 @@ impl Tenants for Sqlite {
             ScopeId::Organization(_) => SET_ORGANIZATION,
             ScopeId::Project(_) => SET_PROJECT,
             ScopeId::Key(_) => SET_KEY,
+            ScopeId::EndUser(_) => return Ok(false),
         };
         let query = sqlx::query(statement)
             .bind(place.limits.requests_per_minute)
@@ -264,6 +265,7 @@ fn key_record(row: &SqliteRow) -> sqlx::Result<KeyRecord> {
     let scope = Scope {
         organization: id(row, "organization_id")?,
         project: id(row, "project_id")?,
+        user: None,
         key: id(row, "id")?,
     };
     let digest: Vec<u8> = row.try_get("digest")?;

@@ -11,7 +11,7 @@ async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
     for produced in 1..=wanted {
         let gpu = GpuTime::from_nanos(u64::from(produced));
         let usage =
-            Usage { prompt_tokens: prompt, cached_tokens: 0, completion_tokens: produced, gpu };
+            Usage { prompt_tokens: prompt, completion_tokens: produced, gpu, ..Usage::default() };
         assert!(produced <= permit.allowance(), "the worker would have stopped before");
         permit.record(usage, NanoUsd::ZERO);
         if permit.runs_short() && permit.extend().await.is_none() && permit.is_used_up() {
@@ -87,9 +87,9 @@ impl Running {
             let gpu = GpuTime::from_nanos(u64::from(self.produced));
             let usage = Usage {
                 prompt_tokens: self.prompt,
-                cached_tokens: 0,
                 completion_tokens: self.produced,
                 gpu,
+                ..Usage::default()
             };
             self.permit.record(usage, NanoUsd::ZERO);
             if self.permit.runs_short() {

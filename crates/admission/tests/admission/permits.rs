@@ -7,7 +7,7 @@ use crate::world::{Rules, World, job, priced_job};
 
 fn used(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     let gpu = GpuTime::from_nanos(1000);
-    Usage { prompt_tokens, cached_tokens: 0, completion_tokens, gpu }
+    Usage { prompt_tokens, completion_tokens, gpu, ..Usage::default() }
 }
 
 #[tokio::test]

@@ -89,6 +89,7 @@ fn record(at: usize, key: &ApiKey, pepper: &Pepper, rules: Rules) -> KeyRecord {
     let scope = Scope {
         organization: OrganizationId::from_u128(1),
         project: ProjectId::from_u128(2),
+        user: None,
         key: KeyId::from_u128(3 + at as u128),
     };
     let place = |scope: ScopeId, (limits, amount): (Limits, Option<NanoUsd>)| Place {

@@ -14,6 +14,7 @@ pub(crate) fn scope() -> Scope {
     Scope {
         organization: OrganizationId::from_u128(1),
         project: ProjectId::from_u128(2),
+        user: None,
         key: KeyId::from_u128(3),
     }
 }

@@ -1,0 +1,104 @@
+//! The port to where tenants are kept: a set of records, changed one whole change at a time.
+
+use async_trait::async_trait;
+use domain::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::records::Record;
+use crate::StoreError;
+
+/// Everything known of tenants at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every change; an older snapshot never replaces a newer one.
+    pub revision: u64,
+    /// Every record, in no particular order.
+    pub records: Vec<Record>,
+}
+
+/// One change, with everything that must become durable with it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The revision it was planned on.
+    pub expected_revision: u64,
+    /// Records as they are to be.
+    pub upserts: Vec<Record>,
+    /// Ids of records to remove.
+    pub removals: Vec<String>,
+    /// What the audit log will say.
+    pub audit: AuditDraft,
+    /// What to answer if the same change is asked for again under the same key.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A promise to do something once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// Who asked, and the key they chose.
+    pub key: String,
+    /// Hash of what was asked, so that another request under the same key is found out.
+    pub request: String,
+    /// What was answered (without secrets).
+    pub response: serde_json::Value,
+}
+
+/// What became of a [`Change`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is durable, at this revision.
+    Done(u64),
+    /// Somebody else changed something first; plan again on a newer snapshot.
+    Outdated,
+}
+
+/// A line of the audit log, before it has its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditDraft {
+    /// When.
+    pub at: Timestamp,
+    /// Who: an administrator's id, `local` for the command line on the data directory.
+    pub actor: String,
+    /// What was tried: `key.create`.
+    pub action: String,
+    /// On what: an id, or empty.
+    pub resource: String,
+    /// `done`, or why not: an error's label.
+    pub outcome: String,
+    /// What was asked for, without secrets.
+    pub detail: serde_json::Value,
+}
+
+/// A line of the audit log. Each carries the hash of the one before, so that none can be changed or
+/// taken out unnoticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Its place, from 1 on, without gaps.
+    pub number: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub draft: AuditDraft,
+    /// SHA-256 over the previous hash, the number and the line, in hexadecimal digits.
+    pub hash: String,
+}
+
+/// Where tenants are kept. Never on the path of a request.
+#[async_trait]
+pub trait Tenants: Send + Sync {
+    /// The newest revision; cheap enough to ask twice a second.
+    async fn revision(&self) -> Result<u64, StoreError>;
+
+    /// Everything, at one revision.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// Makes a change durable as a whole, with its audit line, or not at all.
+    async fn commit(&self, change: &Change) -> Result<Committed, StoreError>;
+
+    /// Appends an audit line for an attempt that changed nothing.
+    async fn note(&self, draft: &AuditDraft) -> Result<(), StoreError>;
+
+    /// What was answered under an idempotency key, if anything was in the last day.
+    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError>;
+
+    /// Lines of the audit log after number `after`, oldest first, at most `limit`.
+    async fn audit(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;
+}
