@@ -12,6 +12,8 @@ use super::{Pool, numbers};
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_512;
 
 /// Packed weights `[outputs, inputs]`.
 #[derive(Debug)]
@@ -132,14 +134,17 @@ impl Dense {
 }
 
 #[cfg(target_arch = "x86_64")]
-use x86::Widen;
+use x86_512::Widen16 as Widen;
 
 #[cfg(not(target_arch = "x86_64"))]
 use Element as Widen;
 
 #[cfg(target_arch = "x86_64")]
 fn run<T: Widen>(job: &Job<'_, T>) {
-    if super::vector::has_avx2() {
+    if super::vector::has_avx512() {
+        // SAFETY: the machine was just found to have these features.
+        unsafe { x86_512::run(job) }
+    } else if super::vector::has_avx2() {
         // SAFETY: the machine was just found to have these features.
         unsafe { x86::run(job) }
     } else {
@@ -244,11 +249,11 @@ fn pack<T: Element + candle_core::WithDType>(
     Ok(panels)
 }
 
-/// Outputs of a panel: two AVX2 registers.
+/// Outputs of a panel: two AVX2 registers, or one of AVX-512.
 const PANEL: usize = 16;
 
-/// Enough for eight independent chains of sums with a single row.
-const PANELS_PER_PART: usize = 4;
+/// Enough for eight independent chains of sums with a single row, in registers of either width.
+const PANELS_PER_PART: usize = 8;
 
 /// About 50 microseconds of work; waking a helper costs about a tenth of it.
 const PRODUCTS_WORTH_SHARING: usize = 1_000_000;

@@ -1,6 +1,6 @@
-//! Compiles one kernel twice, for AVX2 and for any machine, and chooses at run time.
+//! Compiles one kernel for AVX-512, for AVX2 and for any machine, and chooses at run time.
 //!
-//! Kernels are plain loops over fixed-size arrays with `mul_add`; both versions round alike.
+//! Kernels are plain loops over fixed-size arrays with `mul_add`; all versions round alike.
 
 use half::f16;
 
@@ -43,8 +43,32 @@ impl Machine for Avx2 {
     }
 }
 
+/// Only for code inside [`run_avx512`].
+#[cfg(target_arch = "x86_64")]
+struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Machine for Avx512 {
+    #[inline(always)]
+    fn widen(numbers: &[f16; LANES]) -> [f32; LANES] {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+        let mut wide = [0.0; LANES];
+        // SAFETY: all of it lies inside, and whoever runs this has found that the machine has AVX-512F.
+        unsafe {
+            let half = _mm256_loadu_si256(numbers.as_ptr().cast());
+            _mm512_storeu_ps(wide.as_mut_ptr(), _mm512_cvtph_ps(half));
+        }
+        wide
+    }
+}
+
 /// Runs `kernel` in the widest version this machine has.
 pub(super) fn run(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx512() {
+        // SAFETY: the machine was just found to have these features.
+        return unsafe { run_avx512(kernel) };
+    }
     #[cfg(target_arch = "x86_64")]
     if has_avx2() {
         // SAFETY: the machine was just found to have these features.
@@ -59,6 +83,22 @@ pub(super) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
+}
+
+/// Whether AVX-512 with 16-bit and narrower forms can be used, and everything of AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+fn run_avx512(kernel: impl Kernel) {
+    kernel.run::<Avx512>();
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -57,19 +57,38 @@ fn a_row_alone_equals_the_row_among_others_bit_for_bit() {
     }
 }
 
-#[test]
-fn the_portable_version_gives_the_same_bits() {
-    let (rows, inputs, outputs) = (7, 96, 70);
-    let pool = Pool::new(1).unwrap();
-    let dense = Dense::pack(&[weights(outputs, inputs, DType::F16)]).unwrap();
-    let x = noise(rows * inputs, 4);
+/// What one version of the multiplication makes of a job.
+fn version(run: impl Fn(&Job<'_, f16>), dense: &Dense, x: &[f32]) -> Vec<f32> {
     let Panels::F16(panels) = &dense.panels else { panic!("packed as stored") };
-
+    let (rows, inputs, outputs) = (x.len() / dense.inputs, dense.inputs, dense.outputs);
     let mut out = vec![0.0; rows * outputs];
     let columns = Columns { out: out.as_mut_ptr(), rows, outputs };
-    portable::run(&Job { x: &x, inputs, panels, first_column: 0, columns: &columns });
+    run(&Job { x, inputs, panels, first_column: 0, columns: &columns });
+    out
+}
 
-    assert!(out == product(&dense, &x, &pool));
+#[test]
+fn every_version_that_this_machine_can_run_gives_the_same_bits() {
+    let (inputs, outputs) = (96, 210);
+    let dense = Dense::pack(&[weights(outputs, inputs, DType::F16)]).unwrap();
+    for rows in 1..=30 {
+        let x = noise(rows * inputs, 4);
+        let portable = version(portable::run, &dense, &x);
+
+        #[cfg(target_arch = "x86_64")]
+        if crate::ops::vector::has_avx2() {
+            // SAFETY: the machine was just found to have these features.
+            let avx2 = version(|job| unsafe { x86::run(job) }, &dense, &x);
+            assert!(avx2 == portable, "AVX2, {rows} rows");
+        }
+        #[cfg(target_arch = "x86_64")]
+        if crate::ops::vector::has_avx512() {
+            // SAFETY: the machine was just found to have these features.
+            let avx512 = version(|job| unsafe { x86_512::run(job) }, &dense, &x);
+            assert!(avx512 == portable, "AVX-512, {rows} rows");
+        }
+        assert!(product(&dense, &x, &Pool::new(1).unwrap()) == portable, "chosen, {rows} rows");
+    }
 }
 
 #[test]
