@@ -6,6 +6,7 @@
 //! and its operations are shared instead. Neither way changes a result: no row depends on another row of
 //! its step.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -42,25 +43,24 @@ pub(crate) struct Bench<'a> {
 
 /// Which turns belong together, for turns of so many tokens.
 pub(crate) fn cut(tokens: &[u32], threads: u32) -> Vec<Range<usize>> {
-    let all: u32 = tokens.iter().sum();
-    let share = all.div_ceil(threads);
-    let longest = tokens.iter().copied().max().unwrap_or(0);
-    if threads < 2 || share < LEAST_ROWS || longest > share {
-        return std::iter::once(0..tokens.len()).collect();
+    let whole = || std::iter::once(0..tokens.len()).collect();
+    let share = tokens.iter().sum::<u32>().div_ceil(threads);
+    if threads < 2 || share < LEAST_ROWS {
+        return whole();
     }
-    let mut lots = Vec::new();
-    let (mut start, mut rows) = (0, 0);
+    let mut lots: Vec<Range<usize>> = Vec::new();
+    let (mut start, mut rows, mut longest) = (0, 0, 0);
     for (index, count) in tokens.iter().enumerate() {
-        rows += count;
-        if rows >= share {
-            lots.push(start..index + 1);
-            (start, rows) = (index + 1, 0);
+        // A lot ends where it is nearest to its share; the last one takes the rest.
+        if rows > 0 && rows + count / 2 >= share && lots.len() + 1 < threads as usize {
+            lots.push(start..index);
+            (start, rows) = (index, 0);
         }
+        rows += count;
+        longest = longest.max(rows);
     }
-    if start < tokens.len() {
-        lots.push(start..tokens.len());
-    }
-    lots
+    lots.push(start..tokens.len());
+    if longest > share + share / MAX_EXCESS { whole() } else { lots }
 }
 
 impl Bench<'_> {
@@ -91,10 +91,16 @@ impl Bench<'_> {
 
     /// The forward pass and the draws.
     fn draw(&self, lot: &mut Lot<'_>, pool: &Pool) -> candle_core::Result<Drawn> {
-        let mut logits = Vec::new();
-        if let Some(output) = self.decoder.forward(&lot.step, self.cache, pool)? {
-            logits = output.flatten_all()?.to_vec1::<f32>()?;
-        }
+        LOGITS.with_borrow_mut(|logits| self.draw_with(lot, pool, logits))
+    }
+
+    fn draw_with(
+        &self,
+        lot: &mut Lot<'_>,
+        pool: &Pool,
+        logits: &mut Vec<f32>,
+    ) -> candle_core::Result<Drawn> {
+        self.decoder.forward(&lot.step, self.cache, pool, logits)?;
         let mut rows = logits.chunks_exact_mut(self.vocabulary);
         let mut drawn = Drawn::with_capacity(lot.turns.len());
         for ((turn, work), running) in lot.turns.iter().zip(lot.works).zip(&mut lot.running) {
@@ -105,6 +111,14 @@ impl Bench<'_> {
         Ok(drawn)
     }
 }
+
+thread_local! {
+    /// Logits of one lot, used again: so much memory is given back to the system each time it is freed.
+    static LOGITS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A lot may exceed its share by this part of it; beyond, sharing every operation costs less than waiting.
+const MAX_EXCESS: u32 = 4;
 
 /// Fewer rows than these keep one thread too short of work to read all weights for them.
 const LEAST_ROWS: u32 = 4;
@@ -131,6 +145,12 @@ mod tests {
     #[test]
     fn sixteen_streams_are_shared_evenly() {
         assert_eq!(cut(&[1; 16], 2), [0..8, 8..16]);
+    }
+
+    #[test]
+    fn a_short_prompt_among_streams_is_a_lot_of_its_own() {
+        let tokens = [[1; 15].as_slice(), &[18]].concat();
+        assert_eq!(cut(&tokens, 2), [0..15, 15..16]);
     }
 
     #[test]

@@ -32,9 +32,15 @@ pub(crate) type Load = fn(
 pub(crate) trait Decoder: Send + Sync {
     fn shape(&self) -> &Shape;
 
-    /// Computes a step: writes keys and values of all rows into `cache`, and returns the logits of the
-    /// sampled rows, `[sampled, vocabulary]`; `None` if no row is sampled.
-    fn forward(&self, step: &Step, cache: &KvCache, pool: &Pool) -> Result<Option<Tensor>>;
+    /// Computes a step: writes keys and values of all rows into `cache`, and the logits of the sampled rows,
+    /// `[sampled, vocabulary]`, into `logits`, whatever it held before.
+    fn forward(
+        &self,
+        step: &Step,
+        cache: &KvCache,
+        pool: &Pool,
+        logits: &mut Vec<f32>,
+    ) -> Result<()>;
 }
 
 /// The loader of an architecture.

@@ -25,8 +25,41 @@ pub(crate) mod weigh;
 
 pub(crate) use pool::Pool;
 
+use std::marker::PhantomData;
+
 use candle_core::{CpuStorage, Layout, Result};
 use half::f16;
+
+/// A buffer of which several threads write a piece each.
+struct Pieces<'a, T> {
+    start: *mut T,
+    width: usize,
+    count: usize,
+    buffer: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: pieces are disjoint, and whoever asks for one promises to be the only one.
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
+
+impl<'a, T> Pieces<'a, T> {
+    /// Pieces of `width` numbers.
+    fn new(buffer: &'a mut [T], width: usize) -> Self {
+        let count = buffer.len() / width;
+        Self { start: buffer.as_mut_ptr(), width, count, buffer: PhantomData }
+    }
+
+    /// # Safety
+    /// No other reference to this piece may be alive.
+    #[expect(clippy::mut_from_ref, reason = "pieces are disjoint; see above")]
+    unsafe fn piece(&self, index: usize) -> &mut [T] {
+        assert!(index < self.count, "piece {index} of {}", self.count);
+        // SAFETY: the piece lies inside the buffer, and the caller is the only one who has it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.width), self.width) }
+    }
+}
+
+/// Fewer numbers are touched sooner by one thread than a second one is told of them.
+const NUMBERS_WORTH_SHARING: usize = 2_048;
 
 /// The numbers of a contiguous `f32` tensor.
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

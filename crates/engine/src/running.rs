@@ -1,6 +1,6 @@
 //! A sequence inside the engine, from its arrival to its end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::FinishReason;
 
@@ -118,8 +118,14 @@ impl Running {
         self.sampler.sample(logits, self.tokens.len() as u32)
     }
 
-    /// Takes a sampled token up, and sends it unless it ends the sequence.
-    pub(crate) fn accept(&mut self, drawn: Result<u32, Failure>, stop_tokens: &[u32]) -> Outcome {
+    /// Takes a sampled token up, and sends it unless it ends the sequence. Its reader is woken at most every
+    /// `interval`.
+    pub(crate) fn accept(
+        &mut self,
+        drawn: Result<u32, Failure>,
+        stop_tokens: &[u32],
+        interval: Duration,
+    ) -> Outcome {
         let id = match drawn {
             Ok(id) => id,
             Err(failure) => return Outcome::Ended(End::Failed(failure)),
@@ -129,7 +135,7 @@ impl Running {
         }
         self.tokens.push(id);
         self.sampler.note(id);
-        self.outlet.send(id);
+        self.outlet.send(id, interval);
         if self.tokens.len() as u32 - self.prompt_tokens >= self.max_output {
             return Outcome::Ended(End::Finished(FinishReason::Length));
         }
@@ -153,12 +159,12 @@ impl Turnover {
     }
 
     /// Notes that a sequence ended now; returns the time until the next end, roughly.
-    pub(crate) fn note(&mut self) -> std::time::Duration {
+    pub(crate) fn note(&mut self) -> Duration {
         let now = Instant::now();
         let nanos = now.duration_since(self.last).as_nanos().min(u128::from(MAX_HINT_NANOS)) as u64;
         self.last = now;
         self.mean_nanos = (self.mean_nanos * 7 + nanos) / 8;
-        std::time::Duration::from_nanos(self.mean_nanos.clamp(MIN_HINT_NANOS, MAX_HINT_NANOS))
+        Duration::from_nanos(self.mean_nanos.clamp(MIN_HINT_NANOS, MAX_HINT_NANOS))
     }
 }
 

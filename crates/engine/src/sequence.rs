@@ -2,7 +2,7 @@
 //!
 //! Promise: the step thread never waits for a reader. What the reader has not taken yet is merged into
 //! one event, so the line holds at most `max_output` token ids. A reader is woken for the first token at
-//! once and then at most every [`WAKE_INTERVAL`]: many fast sequences would otherwise spend more on waking
+//! once and then at most every [`wake_interval`]: many fast sequences would otherwise spend more on waking
 //! readers than on computing. A reader on whom the sequence waits is always woken.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,15 +113,15 @@ impl Outlet {
         self.line.lock().gpu += gpu;
     }
 
-    /// Sends one output token.
-    pub(crate) fn send(&mut self, id: u32) {
+    /// Sends one output token; a reader that was woken within `interval` finds it when it is woken next.
+    pub(crate) fn send(&mut self, id: u32, interval: Duration) {
         self.usage.completion_tokens += 1;
         let mut mailbox = self.line.lock();
         mailbox.ids.push(id);
         let waits_for_reader = self.usage.completion_tokens >= mailbox.allowance;
         drop(mailbox);
         let now = Instant::now();
-        let recently = self.woken.is_some_and(|woken| now - woken < WAKE_INTERVAL);
+        let recently = self.woken.is_some_and(|woken| now - woken < interval);
         if waits_for_reader || !recently {
             self.woken = Some(now);
             self.line.changed.notify_one();
@@ -206,5 +206,14 @@ impl Mailbox {
     }
 }
 
-/// Text that comes 100 times a second is read as if it came at once.
-const WAKE_INTERVAL: Duration = Duration::from_millis(10);
+/// How often one of `readers` readers is woken at most, so that waking all of them takes a bounded part of
+/// the machine. Text that comes 50 times a second is read as if it came at once.
+pub(crate) fn wake_interval(readers: usize) -> Duration {
+    let readers = u32::try_from(readers).unwrap_or(u32::MAX);
+    WAKE_PACE.saturating_mul(readers).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
+}
+
+/// From one wake to the next, whoever is woken.
+const WAKE_PACE: Duration = Duration::from_micros(1_250);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(20);

@@ -20,6 +20,7 @@ use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
 use crate::running::{Arrival, End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
+use crate::sequence::wake_interval;
 use crate::step::{Blocks, Step};
 use crate::{EngineConfig, EngineError, EngineState, Failure, Model};
 
@@ -207,12 +208,13 @@ impl StepLoop {
 
     /// Sends the tokens of a step, and ends the sequences that end with it.
     fn send(&mut self, turns: &[Turn], drawn: Drawn) {
+        let interval = wake_interval(self.running.len());
         let mut ended = Vec::new();
         for (turn, drawn) in turns.iter().zip(drawn) {
             let Some(drawn) = drawn else { continue };
             let running = &mut self.running[turn.sequence];
             let before = running.outlet.usage().completion_tokens;
-            let outcome = running.accept(drawn, &self.info.stop_tokens);
+            let outcome = running.accept(drawn, &self.info.stop_tokens, interval);
             self.produced += u64::from(running.outlet.usage().completion_tokens - before);
             if let Outcome::Ended(end) = outcome {
                 ended.push((turn.sequence, end));

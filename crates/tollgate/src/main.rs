@@ -8,6 +8,7 @@ mod signal;
 mod worker_command;
 
 use std::io::IsTerminal;
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -56,8 +57,24 @@ fn main() -> ExitCode {
     }
 }
 
+impl Command {
+    /// Threads for the network. Where an engine computes on every core, it waits for the last of its threads
+    /// in each step: network threads that take turns on all of its cores slow it down more than one busy one.
+    fn network_threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        match self {
+            Self::Gateway(_) => cores,
+            Self::Serve(_) | Self::Worker(_) => (cores / 2).max(1),
+            Self::Keys(_) | Self::Limits(_) | Self::AdminToken(_) => 1,
+        }
+    }
+}
+
 fn run(command: Command) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(command.network_threads())
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(async {
         match command {
             Command::Serve(serve) => serve.run().await,

@@ -101,7 +101,13 @@ impl Decoder for Llama {
         &self.shape
     }
 
-    fn forward(&self, step: &Step, cache: &KvCache, pool: &Pool) -> Result<Option<Tensor>> {
+    fn forward(
+        &self,
+        step: &Step,
+        cache: &KvCache,
+        pool: &Pool,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         let turns = self.rotation.turns(&step.positions);
         let mut x = self.embedding.rows(&step.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -110,13 +116,14 @@ impl Decoder for Llama {
             x = (&x + pass.feed_forward(layer, &x)?)?;
         }
         if step.sampled.is_empty() {
-            return Ok(None);
+            logits.clear();
+            return Ok(());
         }
         // Rows that sample nothing never touch the vocabulary.
         let sampled = Tensor::new(step.sampled.as_slice(), &Device::Cpu)?;
         let x = rms_norm(&x.index_select(&sampled, 0)?, &self.norm, self.shape.epsilon)?;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        head.apply(&x, pool).map(Some)
+        head.apply_into(&x, pool, logits)
     }
 }
 
@@ -137,7 +144,7 @@ impl Pass<'_> {
         let (keys, values) = (&self.cache.keys[self.index], &self.cache.values[self.index]);
         let x = rms_norm(x, &layer.attention_norm, epsilon)?;
         let projection = layer.query_key_value.apply(&x, self.pool)?;
-        self.turns.apply(&projection, heads + kv_heads)?;
+        self.turns.apply(&projection, heads + kv_heads, self.pool)?;
         let store = Store {
             column: heads * head_width,
             heads: kv_heads,
@@ -145,6 +152,7 @@ impl Pass<'_> {
             block_tokens: self.cache.block_tokens,
             transposed: true,
             slots: &self.step.slots,
+            pool: self.pool,
         };
         store.write(keys, &projection)?;
         let column = (heads + kv_heads) * head_width;
@@ -163,7 +171,7 @@ impl Pass<'_> {
 
     fn feed_forward(&self, layer: &Layer, x: &Tensor) -> Result<Tensor> {
         let x = rms_norm(x, &layer.feed_forward_norm, self.shape.epsilon)?;
-        let gated = swiglu(&layer.gate_and_up.apply(&x, self.pool)?)?;
+        let gated = swiglu(&layer.gate_and_up.apply(&x, self.pool)?, self.pool)?;
         layer.down.apply(&gated, self.pool)
     }
 }

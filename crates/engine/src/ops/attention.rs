@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use half::f16;
 
 use super::vector::{self, Kernel, LANES, Machine, exp, sum_lanes};
-use super::{Pool, halves, numbers};
+use super::{Pieces, Pool, halves, numbers};
 use crate::step::Step;
 
 /// Attention of one layer.
@@ -65,7 +65,7 @@ impl CustomOp3 for Attention<'_> {
         let group_width = self.heads / self.kv_heads * self.head_width;
         let mut out = vec![0.0; rows * self.heads * self.head_width];
         // One part for each row and KV head; parts write disjoint pieces of `out`.
-        let pieces = Pieces { start: out.as_mut_ptr(), width: group_width };
+        let pieces = Pieces::new(&mut out, group_width);
         let parts = rows * self.kv_heads;
         self.pool.run(parts, self.operations() >= OPERATIONS_WORTH_SHARING, &|part| {
             let (row, kv_head) = (part / self.kv_heads, part % self.kv_heads);
@@ -88,25 +88,6 @@ impl CustomOp3 for Attention<'_> {
             });
         });
         Ok((CpuStorage::F32(out), Shape::from((rows, self.heads * self.head_width))))
-    }
-}
-
-/// Pieces of one buffer that different threads write.
-struct Pieces {
-    start: *mut f32,
-    width: usize,
-}
-
-// SAFETY: pieces are disjoint, and each is handed out once.
-unsafe impl Sync for Pieces {}
-
-impl Pieces {
-    /// # Safety
-    /// `index` must be in the buffer, and no other reference to this piece may be alive.
-    #[expect(clippy::mut_from_ref, reason = "pieces are disjoint; see above")]
-    unsafe fn piece(&self, index: usize) -> &mut [f32] {
-        // SAFETY: upheld by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.width), self.width) }
     }
 }
 
@@ -173,11 +154,21 @@ impl Group<'_> {
         cache[start..start + size].as_chunks().0
     }
 
-    /// The page that comes after the one at `index`, to ask for it before it is used: blocks lie apart, so
-    /// the machine cannot guess. The last one again if there is none.
+    /// Where the page that comes after the one at `index` begins, to ask for it before it is used: blocks lie
+    /// apart, so the machine cannot guess. The last one again if there is none.
     #[inline(always)]
     fn next_page<'c>(&self, cache: &'c [f16], index: usize) -> &'c [[f16; LANES]] {
         self.page(cache, self.blocks[(index + 1).min(self.blocks.len() - 1)])
+    }
+
+    /// The page of the next KV head in the same block, which is attended next. The same one again if there is
+    /// none.
+    #[inline(always)]
+    fn next_head<'c>(&self, cache: &'c [f16], block: u32) -> &'c [[f16; LANES]] {
+        let size = self.shape.block_tokens * self.shape.head_width;
+        let kv_head = (self.kv_head + 1).min(self.shape.kv_heads - 1);
+        let start = (block as usize * self.shape.kv_heads + kv_head) * size;
+        cache[start..start + size].as_chunks().0
     }
 
     /// Queries times keys, for all positions of the blocks, `WIDE` times 16 at a time.
@@ -194,12 +185,17 @@ impl Group<'_> {
         for (index, &block) in self.blocks.iter().enumerate() {
             let page = self.page(self.keys, block);
             let next = self.next_page(self.keys, index);
+            // Asked for here, the values are near when the scores are known.
+            let values = self.page(self.values, block);
             for start in (0..tokens / LANES).step_by(WIDE) {
                 let mut sums = [[[0.0_f32; LANES]; WIDE]; HEADS];
-                let lines =
-                    page.chunks_exact(tokens / LANES).zip(next.chunks_exact(tokens / LANES));
-                for (number, (keys, next)) in lines.enumerate() {
+                let lines = page
+                    .chunks_exact(tokens / LANES)
+                    .zip(next.chunks_exact(tokens / LANES))
+                    .zip(values.chunks_exact(tokens / LANES));
+                for (number, ((keys, next), values)) in lines.enumerate() {
                     vector::prefetch(&next[start..]);
+                    vector::prefetch(&values[start..]);
                     let keys: [_; WIDE] = std::array::from_fn(|w| M::widen(&keys[start + w]));
                     for h in 0..HEADS {
                         add_product(&mut sums[h], &keys, queries[h][number]);
@@ -233,7 +229,7 @@ impl Group<'_> {
                 let weights: [&[f32]; HEADS] =
                     std::array::from_fn(|h| &self.scores[h * stride + first..][..used]);
                 let page = self.page(self.values, block);
-                let next = self.next_page(self.values, index);
+                let next = self.next_head(self.keys, block);
                 let lines = page.chunks_exact(width / LANES).zip(next.chunks_exact(width / LANES));
                 for (token, (values, next)) in lines.take(used).enumerate() {
                     vector::prefetch(&next[start..]);

@@ -82,6 +82,25 @@ impl Dense {
         x.apply_op1_no_bwd(&Multiply { dense: self, pool })
     }
 
+    /// The same into `out`, whatever it held before.
+    pub(crate) fn apply_into(&self, x: &Tensor, pool: &Pool, out: &mut Vec<f32>) -> Result<()> {
+        let (storage, layout) = x.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("the rows to multiply must be on the CPU");
+        };
+        self.multiply(self.numbers_of(storage, layout)?, out, pool);
+        Ok(())
+    }
+
+    /// The numbers of an `x` that these weights can be multiplied with.
+    fn numbers_of<'a>(&self, x: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+        let (_, inputs) = layout.shape().dims2()?;
+        if inputs != self.inputs {
+            candle_core::bail!("{inputs} inputs for weights of {}", self.inputs);
+        }
+        numbers(x, layout)
+    }
+
     /// The weights of single outputs: `[ids, inputs]`.
     pub(crate) fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         let mut out = Vec::with_capacity(ids.len() * self.inputs);
@@ -103,20 +122,26 @@ impl Dense {
         out.extend((0..self.inputs).map(|input| panels[start + input * PANEL].widen()));
     }
 
-    /// Multiplies all rows of `x` into `out`, `[rows, outputs]`.
-    fn multiply(&self, x: &[f32], out: &mut [f32], pool: &Pool) {
+    /// Multiplies all rows of `x`: `out` becomes `[rows, outputs]`, whatever it held before.
+    fn multiply(&self, x: &[f32], out: &mut Vec<f32>, pool: &Pool) {
+        let size = x.len() / self.inputs * self.outputs;
+        out.clear();
+        out.reserve(size);
+        let to = out.as_mut_ptr();
         match &self.panels {
-            Panels::F32(panels) => self.multiply_with(panels, x, out, pool),
-            Panels::F16(panels) => self.multiply_with(panels, x, out, pool),
-            Panels::Bf16(panels) => self.multiply_with(panels, x, out, pool),
+            Panels::F32(panels) => self.multiply_with(panels, x, to, pool),
+            Panels::F16(panels) => self.multiply_with(panels, x, to, pool),
+            Panels::Bf16(panels) => self.multiply_with(panels, x, to, pool),
         }
+        // SAFETY: there is room for `size` numbers, and the parts have written every column of every row.
+        unsafe { out.set_len(size) };
     }
 
-    fn multiply_with<T: Widen>(&self, panels: &[T], x: &[f32], out: &mut [f32], pool: &Pool) {
+    fn multiply_with<T: Widen>(&self, panels: &[T], x: &[f32], out: *mut f32, pool: &Pool) {
         let rows = x.len() / self.inputs;
         let count = self.outputs.div_ceil(PANEL);
         let worth = rows * self.inputs * self.outputs >= PRODUCTS_WORTH_SHARING;
-        let columns = Columns { out: out.as_mut_ptr(), rows, outputs: self.outputs };
+        let columns = Columns { out, rows, outputs: self.outputs };
         pool.run(count.div_ceil(PANELS_PER_PART), worth, &|part| {
             let first = part * PANELS_PER_PART;
             let last = (first + PANELS_PER_PART).min(count);
@@ -212,12 +237,9 @@ impl CustomOp1 for Multiply<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, inputs) = layout.shape().dims2()?;
-        if inputs != self.dense.inputs {
-            candle_core::bail!("{inputs} inputs for weights of {}", self.dense.inputs);
-        }
-        let mut out = vec![0.0; rows * self.dense.outputs];
-        self.dense.multiply(numbers(x, layout)?, &mut out, self.pool);
+        let mut out = Vec::new();
+        self.dense.multiply(self.dense.numbers_of(x, layout)?, &mut out, self.pool);
+        let rows = out.len() / self.dense.outputs;
         Ok((CpuStorage::F32(out), Shape::from((rows, self.dense.outputs))))
     }
 }

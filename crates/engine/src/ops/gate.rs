@@ -2,17 +2,19 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::numbers;
 use super::vector::{self, Kernel, Machine, exp};
+use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, numbers};
 
 /// `silu(gate) * up` for rows that hold gate and up side by side: `[rows, 2 * width]` to `[rows, width]`.
-pub(crate) fn swiglu(gate_and_up: &Tensor) -> Result<Tensor> {
-    gate_and_up.apply_op1_no_bwd(&SwiGlu)
+pub(crate) fn swiglu(gate_and_up: &Tensor, pool: &Pool) -> Result<Tensor> {
+    gate_and_up.apply_op1_no_bwd(&SwiGlu { pool })
 }
 
-struct SwiGlu;
+struct SwiGlu<'a> {
+    pool: &'a Pool,
+}
 
-impl CustomOp1 for SwiGlu {
+impl CustomOp1 for SwiGlu<'_> {
     fn name(&self) -> &'static str {
         "swiglu"
     }
@@ -20,8 +22,15 @@ impl CustomOp1 for SwiGlu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, both) = layout.shape().dims2()?;
         let x = numbers(x, layout)?;
-        let mut out = vec![0.0; x.len() / 2];
-        vector::run(Rows { x, width: both / 2, out: &mut out });
+        let width = both / 2;
+        let mut out = vec![0.0; rows * width];
+        let worth = out.len() >= NUMBERS_WORTH_SHARING;
+        let pieces = Pieces::new(&mut out, width);
+        self.pool.run(rows, worth, &|row| {
+            // SAFETY: each row is run once, and there are as many pieces as rows.
+            let out = unsafe { pieces.piece(row) };
+            vector::run(Rows { x: &x[row * both..(row + 1) * both], width, out });
+        });
         Ok((CpuStorage::F32(out), Shape::from((rows, both / 2))))
     }
 }

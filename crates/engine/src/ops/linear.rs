@@ -35,6 +35,16 @@ impl Linear {
         }
     }
 
+    /// The same into a buffer that is used again, for results that are large every time.
+    pub(crate) fn apply_into(&self, x: &Tensor, pool: &Pool, out: &mut Vec<f32>) -> Result<()> {
+        if let Self::Dense(dense) = self {
+            return dense.apply_into(x, pool, out);
+        }
+        out.clear();
+        out.extend(self.apply(x, pool)?.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+
     /// The weights of single outputs, `[ids, inputs]`: a look-up of embeddings.
     pub(crate) fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         match self {

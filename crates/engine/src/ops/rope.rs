@@ -2,9 +2,8 @@
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
-use super::{halves_mut, numbers, numbers_mut};
+use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, halves_mut, numbers, numbers_mut};
 
 /// Which numbers of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +48,8 @@ impl Rotation {
 
 impl Turns {
     /// Rotates the first `heads` heads of each row of `x` in place.
-    pub(crate) fn apply(&self, x: &Tensor, heads: usize) -> Result<()> {
-        x.inplace_op1(&Rotate { turns: self, heads })
+    pub(crate) fn apply(&self, x: &Tensor, heads: usize, pool: &Pool) -> Result<()> {
+        x.inplace_op1(&Rotate { turns: self, heads, pool })
     }
 
     fn rotate(&self, head: &mut [f32], turns: &[(f32, f32)]) {
@@ -69,6 +68,7 @@ impl Turns {
 struct Rotate<'a> {
     turns: &'a Turns,
     heads: usize,
+    pool: &'a Pool,
 }
 
 impl InplaceOp1 for Rotate<'_> {
@@ -79,18 +79,23 @@ impl InplaceOp1 for Rotate<'_> {
     fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (_, width) = layout.shape().dims2()?;
         let half = self.turns.half;
-        let rows = numbers_mut(x, layout)?.chunks_exact_mut(width);
-        for (row, turns) in rows.zip(self.turns.angles.chunks_exact(half)) {
+        let numbers = numbers_mut(x, layout)?;
+        let (rows, worth) = (numbers.len() / width, numbers.len() >= NUMBERS_WORTH_SHARING);
+        let pieces = Pieces::new(numbers, width);
+        self.pool.run(rows, worth, &|row| {
+            let turns = &self.turns.angles[row * half..(row + 1) * half];
+            // SAFETY: each row is run once, and there are as many pieces as rows.
+            let row = unsafe { pieces.piece(row) };
             for head in row[..self.heads * 2 * half].chunks_exact_mut(2 * half) {
                 self.turns.rotate(head, turns);
             }
-        }
+        });
         Ok(())
     }
 }
 
 /// Where the keys or values of a row stand in its fused projection, and how the cache lays them out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Store<'a> {
     /// First column.
     pub(crate) column: usize,
@@ -100,8 +105,9 @@ pub(crate) struct Store<'a> {
     /// Numbers of one head in a block are `[head_width, block_tokens]` (keys) or
     /// `[block_tokens, head_width]` (values).
     pub(crate) transposed: bool,
-    /// Where each row goes: block times block size plus offset.
+    /// Where each row goes: block times block size plus offset. Each row has a slot of its own.
     pub(crate) slots: &'a [u32],
+    pub(crate) pool: &'a Pool,
 }
 
 impl Store<'_> {
@@ -129,19 +135,22 @@ impl InplaceOp2 for Store<'_> {
         let Self { heads, head_width, block_tokens, .. } = *self;
         let (token_stride, number_stride) =
             if self.transposed { (1, block_tokens) } else { (head_width, 1) };
-        let mut rounded = vec![f16::ZERO; heads * head_width];
-        for (row, &slot) in x.chunks_exact(width).zip(self.slots) {
-            let (block, offset) = (slot as usize / block_tokens, slot as usize % block_tokens);
-            let row = &row[self.column..self.column + heads * head_width];
-            rounded.convert_from_f32_slice(row);
-            for (head, numbers) in rounded.chunks_exact(head_width).enumerate() {
+        let worth = self.slots.len() * heads * head_width >= NUMBERS_WORTH_SHARING;
+        let cache = Pieces::new(cache, 1);
+        self.pool.run(self.slots.len(), worth, &|row| {
+            let slot = self.slots[row] as usize;
+            let (block, offset) = (slot / block_tokens, slot % block_tokens);
+            let row = &x[row * width + self.column..][..heads * head_width];
+            for (head, numbers) in row.chunks_exact(head_width).enumerate() {
                 let start =
                     (block * heads + head) * block_tokens * head_width + offset * token_stride;
                 for (index, &number) in numbers.iter().enumerate() {
-                    cache[start + index * number_stride] = number;
+                    // SAFETY: no other row has this slot.
+                    let kept = unsafe { cache.piece(start + index * number_stride) };
+                    kept[0] = f16::from_f32(number);
                 }
             }
-        }
+        });
         Ok(())
     }
 }

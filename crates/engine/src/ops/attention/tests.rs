@@ -79,6 +79,7 @@ impl Scene {
             block_tokens: self.block_tokens,
             transposed: true,
             slots,
+            pool: &Pool::new(1).unwrap(),
         };
         keys.write(&self.keys, projection).unwrap();
         let column = (HEADS + KV_HEADS) * self.head_width;

@@ -13,7 +13,7 @@ fn weights(outputs: usize, inputs: usize, dtype: DType) -> Tensor {
 }
 
 fn product(dense: &Dense, x: &[f32], pool: &Pool) -> Vec<f32> {
-    let mut out = vec![0.0; x.len() / dense.inputs * dense.outputs];
+    let mut out = Vec::new();
     dense.multiply(x, &mut out, pool);
     out
 }

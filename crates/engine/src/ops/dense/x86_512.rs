@@ -57,9 +57,9 @@ pub(super) fn run<T: Widen16>(job: &Job<'_, T>) {
         rows(job, 0..panels);
         return;
     }
-    // Two panels with all rows before the next two: they stay in the nearest cache meanwhile.
-    for first in (0..panels).step_by(2) {
-        rows(job, first..(first + 2).min(panels));
+    // A few panels with all rows before the next few: they stay in the nearest cache meanwhile.
+    for first in (0..panels).step_by(MAX_WIDE_PANELS) {
+        rows(job, first..(first + MAX_WIDE_PANELS).min(panels));
     }
 }
 
@@ -77,13 +77,15 @@ fn rows<T: Widen16>(job: &Job<'_, T>, panels: Range<usize>) {
             4 => tiles::<T, 4, 4>(job, row, panels),
             5 => tiles::<T, 5, 4>(job, row, panels),
             6 => tiles::<T, 6, 4>(job, row, panels),
-            7 => tiles::<T, 7, 2>(job, row, panels),
-            9 => tiles::<T, 9, 2>(job, row, panels),
+            7 => tiles::<T, 7, 3>(job, row, panels),
+            9 => tiles::<T, 9, 3>(job, row, panels),
             10 => tiles::<T, 10, 2>(job, row, panels),
             11 => tiles::<T, 11, 2>(job, row, panels),
             12 => tiles::<T, MAX_ROWS, 2>(job, row, panels),
-            // Of many rows, too: a full tile would leave a few over, which cost nearly as much.
-            _ => tiles::<T, 8, 2>(job, row, panels),
+            // Of many rows, too: a full tile would leave a few over, which cost nearly as much. Three panels
+            // beside each other, so that a row's number is read once for each of them: with two, reading
+            // costs more than multiplying.
+            _ => tiles::<T, 8, 3>(job, row, panels),
         };
     }
 }
@@ -127,7 +129,7 @@ unsafe fn tile<T: Widen16, const ROWS: usize, const WIDE: usize>(
             let mut widened = [_mm512_setzero_ps(); WIDE];
             for (wide, widened) in widened.iter_mut().enumerate() {
                 let from = weights.add((wide * inputs + input) * PANEL);
-                if WIDE <= 2 {
+                if WIDE <= MAX_WIDE_PANELS {
                     // The next panels, which come from afar; many at once keep the machine guessing right.
                     _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(WIDE * inputs * PANEL).cast());
                 }
@@ -155,3 +157,6 @@ unsafe fn tile<T: Widen16, const ROWS: usize, const WIDE: usize>(
 }
 
 const MAX_ROWS: usize = 12;
+
+/// Panels that many rows are multiplied with at a time.
+const MAX_WIDE_PANELS: usize = 3;
