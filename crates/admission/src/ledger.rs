@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use domain::{
-    Charge, ErrorKind, FinishReason, HoldId, ModelDigest, ModelName, NanoUsd, RequestId, Scope,
-    Timestamp, Usage,
+    Charge, ErrorKind, FinishReason, GatewayId, HoldId, ModelDigest, ModelName, NanoUsd, RequestId,
+    Scope, Timestamp, Usage,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
+use crate::claims::Quantity;
 
 /// A request that was admitted: known durably before it is dispatched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Admitted {
     pub hold: HoldId,
     /// The request.
     pub request: RequestId,
+    /// Which gateway admitted it.
+    pub gateway: GatewayId,
     /// Who pays.
     pub scope: Scope,
     /// What was asked for.
@@ -80,6 +83,9 @@ pub struct Entry {
     pub charge: Charge,
     /// What the price would have asked beyond what was held; ours to pay.
     pub overrun: NanoUsd,
+    /// What limits and budgets counted of it.
+    #[serde(default)]
+    pub counted: Quantity,
 }
 
 /// What happened, for ever.

@@ -12,21 +12,25 @@
 
 mod admission;
 pub mod bank;
+mod claims;
 mod directory;
 mod error;
 mod estimate;
 mod key;
 mod ledger;
 mod permit;
-mod policy;
 mod quota;
+mod sliced;
+mod slices;
 pub mod tenancy;
 
-pub use admission::{Admission, AdmissionParts};
-pub use directory::{Caller, Directory};
+pub use admission::{Admission, AdmissionParts, Estimate};
+pub use claims::{Claim, Measure, Quantity, Rule, claims};
+pub use directory::{Caller, Directory, Placed};
 pub use error::{AdmitError, StoreError};
 pub use key::{ApiKey, KeyDigest, Pepper, PepperError};
 pub use ledger::{Admitted, Entry, Ledger, Outcome};
 pub use permit::{Permit, Receipt};
-pub use policy::{Budget, KeyRecord, Limits, NewKey, Place, Snapshot, Tenants};
-pub use quota::{Ask, Grant, LimitKind, Quota, Refusal, Spent};
+pub use quota::{Ask, Grant, Quota, RateState, Rates, Refusal};
+pub use sliced::{Books, SlicedQuota};
+pub use slices::{Asked, SliceSettings, Slices, Step, Wanted};

@@ -4,8 +4,9 @@
 mod port;
 mod records;
 mod rules;
+mod view;
 
-pub use port::{AuditDraft, AuditEntry, Change, Committed, Idempotency, Snapshot, Tenants};
+pub use port::{AuditDraft, AuditEntry, Change, Changes, Committed, Idempotency, Tenants};
 pub use records::{
     Admin, EndUser, Key, Metadata, Organization, PriceRecord, Project, Record, RetiringDigest,
     Role, Webhook,
@@ -14,3 +15,4 @@ pub use rules::{
     Amount, Budget, Enforcement, Limit, LimitKind, Policy, TimeZone, UnknownTimeZone, Window,
     WindowBounds,
 };
+pub use view::View;

@@ -21,7 +21,7 @@ pub use id::{
     AdminId, EndUserId, GatewayId, HoldId, Id, IdError, IdKind, KeyId, OrganizationId, PriceId,
     ProjectId, RequestId, RuleId, kind,
 };
-pub use job::{Job, JobError, JobParts};
+pub use job::{Job, JobError, JobParts, OwnBound};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
 pub use problems::{Problem, Problems};

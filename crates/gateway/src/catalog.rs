@@ -163,6 +163,7 @@ impl Catalog {
             stop: call.stop,
             reproducible: call.reproducible,
             price: model.price,
+            bound: call.bound,
         };
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
         Ok((model, job))

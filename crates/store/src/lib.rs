@@ -5,18 +5,13 @@
 //!
 //! Invariant: this is the only crate that knows Redis or SQL.
 
+mod bank_book;
+mod bank_memory;
 #[cfg(test)]
 mod cache_conformance;
 mod cache_memory;
 mod cache_redis;
-mod journal;
-mod open;
-mod quota_memory;
-mod sql;
 
+pub use bank_memory::MemoryBank;
 pub use cache_memory::{MemoryCache, MemoryCacheSettings};
 pub use cache_redis::{RedisCache, RedisCacheAddressError, RedisCacheSettings};
-pub use journal::JournaledLedger;
-pub use open::{StoreSettings, Stores, open, pepper, tenants};
-pub use quota_memory::MemoryQuota;
-pub use sql::Sqlite;

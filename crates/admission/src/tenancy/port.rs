@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::records::Record;
 use crate::StoreError;
 
-/// Everything known of tenants at one revision.
+/// What changed after one revision, up to another.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// Grows with every change; an older snapshot never replaces a newer one.
+pub struct Changes {
+    /// The newest revision; it grows with every change.
     pub revision: u64,
-    /// Every record, in no particular order.
+    /// Records made or changed since, in no particular order.
     pub records: Vec<Record>,
+    /// Ids of records that were removed since.
+    pub removed: Vec<String>,
 }
 
 /// One change, with everything that must become durable with it.
@@ -87,8 +89,8 @@ pub trait Tenants: Send + Sync {
     /// The newest revision; cheap enough to ask twice a second.
     async fn revision(&self) -> Result<u64, StoreError>;
 
-    /// Everything, at one revision.
-    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    /// Everything that changed after revision `after`; all there is after revision 0.
+    async fn changes(&self, after: u64) -> Result<Changes, StoreError>;
 
     /// Makes a change durable as a whole, with its audit line, or not at all.
     async fn commit(&self, change: &Change) -> Result<Committed, StoreError>;

@@ -1,10 +1,10 @@
 //! A budget is never overspent and never blocks early.
 
-use admission::{AdmitError, Limits, Outcome, Permit};
+use admission::{AdmitError, Outcome, Permit};
 use domain::{FinishReason, GpuTime, NanoUsd, Usage};
 use proptest::prelude::*;
 
-use crate::world::{Rules, World, job};
+use crate::world::{Limits, Rules, World, job};
 
 /// Runs one stream the way the gateway does, as far as its budget allows: tokens produced.
 async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
