@@ -73,7 +73,9 @@ impl Admission {
 
     /// Holds quota for `job` over every scope of `caller`, and notes durably that it was admitted.
     pub async fn reserve(&self, caller: &Caller, job: &Job) -> Result<Permit, AdmitError> {
-        let ask = self.ask(caller, job)?;
+        // One moment decides in which windows it counts, here and in the ledger.
+        let at = self.shared.clock.now();
+        let ask = self.ask(caller, job, at)?;
         let held = self.shared.quota.reserve(&ask).await.map_err(AdmitError::Quota)?;
         let grant = held.map_err(|refusal| self.refused(refusal))?;
         let admitted = Admitted {
@@ -83,7 +85,7 @@ impl Admission {
             scope: *caller.scope(),
             model: job.model().clone(),
             digest: job.digest().clone(),
-            at: self.shared.clock.now(),
+            at,
             prompt_tokens: job.prompt_tokens(),
         };
         if let Err(error) = self.shared.ledger.open(&admitted).await {
@@ -98,7 +100,8 @@ impl Admission {
     pub fn estimate(&self, caller: &Caller, job: &Job) -> Estimate {
         let begun = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
         let needed = |output| self.shared.needed(job.price(), job.digest(), &begun, output);
-        let refusal = self.ask(caller, job).and_then(|ask| self.look(&ask)).err();
+        let at = self.shared.clock.now();
+        let refusal = self.ask(caller, job, at).and_then(|ask| self.look(&ask)).err();
         Estimate { least: needed(1), most: needed(job.max_output()), refusal }
     }
 
@@ -124,7 +127,7 @@ impl Admission {
         self.shared.quota.open_holds().await
     }
 
-    fn ask(&self, caller: &Caller, job: &Job) -> Result<Ask, AdmitError> {
+    fn ask(&self, caller: &Caller, job: &Job, at: Timestamp) -> Result<Ask, AdmitError> {
         if !caller.may_use(job.model()) {
             return Err(AdmitError::ModelForbidden { model: job.model().clone() });
         }
@@ -134,11 +137,10 @@ impl Admission {
         check_own_bound(job, &least)?;
         let first_slice = job.max_output().min(SLICE_TOKENS);
         let places = caller.places().iter().map(|place| (place.scope, &*place.policy));
-        let now = self.shared.clock.now();
         Ok(Ask {
             hold: HoldId::generate(),
             organization: caller.scope().organization,
-            claims: claims(places, caller.zone(), job.model(), now).into(),
+            claims: claims(places, caller.zone(), job.model(), at).into(),
             least,
             most: needed(first_slice).min(&bound_of(job)),
         })

@@ -172,4 +172,10 @@ pub trait Bank: Send + Sync {
         organization: OrganizationId,
         foundings: &[Founding],
     ) -> Result<(), BankError>;
+
+    /// Organizations of which this gateway is to say what it has, in a message that is `complete`: the bank lost
+    /// its memory and waits for it.
+    fn callers(&self) -> Vec<OrganizationId> {
+        Vec::new()
+    }
 }

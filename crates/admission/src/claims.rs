@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bank::{AccountId, AccountKind};
 use crate::tenancy::{
-    Amount, Enforcement, Limit, LimitKind, Policy, TimeZone, Window, WindowBounds,
+    Amount, Budget, Enforcement, Limit, LimitKind, Policy, TimeZone, Window, WindowBounds,
 };
 
 /// Amounts of everything that is counted, side by side.
@@ -87,26 +87,30 @@ pub fn claims<'a>(
         }
         let hard = |enforcement| enforcement == Enforcement::Hard;
         for budget in policy.budgets.iter().filter(|budget| hard(budget.enforcement)) {
-            if !counts(&budget.model) {
-                continue;
+            if counts(&budget.model) {
+                claims.push(of_budget(scope, budget, zone, now));
             }
-            let bounds = zone.bounds(budget.window, now);
-            let (measure, capacity) = match budget.amount {
-                Amount::Money(amount) => (Measure::Money, amount.nanos()),
-                Amount::Tokens(amount) => (Measure::Tokens, integer(amount)),
-                Amount::GpuTime(amount) => (Measure::GpuTime, integer(amount.nanos())),
-            };
-            claims.push(Claim {
-                account: AccountId { scope, rule: budget.id, window: bounds.start },
-                kind: AccountKind::Pool { capacity },
-                measure,
-                model: budget.model.clone(),
-                bounds,
-                rule: Rule::Budget { amount: budget.amount },
-            });
         }
     }
     claims
+}
+
+/// The account that counts a budget now.
+pub(crate) fn of_budget(scope: ScopeId, budget: &Budget, zone: &TimeZone, now: Timestamp) -> Claim {
+    let bounds = zone.bounds(budget.window, now);
+    let (measure, capacity) = match budget.amount {
+        Amount::Money(amount) => (Measure::Money, amount.nanos()),
+        Amount::Tokens(amount) => (Measure::Tokens, integer(amount)),
+        Amount::GpuTime(amount) => (Measure::GpuTime, integer(amount.nanos())),
+    };
+    Claim {
+        account: AccountId { scope, rule: budget.id, window: bounds.start },
+        kind: AccountKind::Pool { capacity },
+        measure,
+        model: budget.model.clone(),
+        bounds,
+        rule: Rule::Budget { amount: budget.amount },
+    }
 }
 
 fn of_limit(scope: ScopeId, limit: &Limit, zone: &TimeZone, now: Timestamp) -> Claim {
@@ -133,6 +137,16 @@ fn of_limit(scope: ScopeId, limit: &Limit, zone: &TimeZone, now: Timestamp) -> C
         model: limit.model.clone(),
         bounds,
         rule: Rule::Limit { kind: limit.kind, max: limit.max },
+    }
+}
+
+impl Claim {
+    /// The most that its account may count, in the measure's unit.
+    pub const fn capacity(&self) -> i64 {
+        match self.kind {
+            AccountKind::Pool { capacity } | AccountKind::Slots { capacity } => capacity,
+            AccountKind::Rate { per_minute } => per_minute,
+        }
     }
 }
 

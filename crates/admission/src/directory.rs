@@ -9,10 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use domain::{Clock, ModelDigest, ModelName, Price, Scope, ScopeId, SystemClock, Timestamp};
+use domain::{
+    Clock, EndUserId, ModelDigest, ModelName, OrganizationId, Price, ProjectId, Scope, ScopeId,
+    SystemClock, Timestamp,
+};
 use tokio::sync::Mutex;
 
-use crate::tenancy::{Key, Policy, PriceRecord, Record, Tenants, TimeZone, View};
+use crate::bearer::{Bearer, BearerTokens};
+use crate::claims::{Claim, of_budget};
+use crate::tenancy::{
+    Amount, Budget, EndUser, Key, Organization, Policy, PriceRecord, Project, Record, Tenants,
+    TimeZone, View, Webhook,
+};
 use crate::{AdmitError, ApiKey, KeyDigest, Pepper, StoreError};
 
 /// Somebody whose key was checked. Made only by [`Directory::identify`].
@@ -79,6 +87,8 @@ pub struct Directory {
     tenants: Arc<dyn Tenants>,
     pepper: Pepper,
     clock: Arc<dyn Clock>,
+    /// Tokens of identity providers, if any are believed.
+    tokens: Option<Arc<BearerTokens>>,
     /// Taken while changes are read, so that they come in order.
     view: Mutex<View>,
     known: ArcSwap<Known>,
@@ -88,8 +98,42 @@ pub struct Directory {
 struct Known {
     revision: u64,
     keys: HashMap<KeyDigest, KnownKey>,
+    projects: HashMap<ProjectId, KnownProject>,
+    /// End users for whom something else holds than for every other.
+    users: HashMap<EndUserId, Arc<Policy>>,
+    webhooks: HashMap<OrganizationId, Webhook>,
+    alerting: Vec<Alerting>,
     /// Newest first.
     prices: HashMap<ModelName, Vec<PriceRecord>>,
+}
+
+/// A budget of which somebody is told.
+struct Alerting {
+    organization: OrganizationId,
+    scope: ScopeId,
+    zone: TimeZone,
+    budget: Budget,
+}
+
+/// A budget of which somebody is told, in its present window.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// The account that counts it.
+    pub claim: Claim,
+    /// The budget.
+    pub amount: Amount,
+    /// At which percentages of it.
+    pub percentages: Vec<u32>,
+}
+
+/// What stands above the callers of a project.
+struct KnownProject {
+    organization: OrganizationId,
+    zone: TimeZone,
+    places: [Placed; 2],
+    each_end_user: Arc<Policy>,
 }
 
 struct KnownKey {
@@ -111,16 +155,53 @@ impl Directory {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let (view, known) = (Mutex::default(), ArcSwap::default());
-        let directory = Self { tenants, pepper, clock, view, known };
+        let directory = Self { tenants, pepper, clock, tokens: None, view, known };
         directory.refresh().await?;
         Ok(directory)
     }
 
-    /// Who presents `text` as a key.
+    /// The same, which believes `tokens` as well.
+    #[must_use]
+    pub fn believing(self, tokens: Arc<BearerTokens>) -> Self {
+        Self { tokens: Some(tokens), ..self }
+    }
+
+    /// Who presents `text`: an API key, or a token of an identity provider.
     pub fn identify(&self, text: &str) -> Result<Caller, AdmitError> {
-        let key = ApiKey::parse(text).ok_or(AdmitError::UnknownKey)?;
+        match (ApiKey::parse(text), &self.tokens) {
+            (Some(key), _) => self.identify_key(&key),
+            // Three parts with points between: nothing else that is sent here has this form.
+            (None, Some(tokens)) if text.split('.').count() == 3 => {
+                let caller = self.bearer(&tokens.verify(text)?)?;
+                caller.check(self.clock.now())?;
+                Ok(caller)
+            }
+            (None, _) => Err(AdmitError::UnknownKey),
+        }
+    }
+
+    fn bearer(&self, bearer: &Bearer) -> Result<Caller, AdmitError> {
         let known = self.known.load();
-        let found = known.keys.get(&self.pepper.digest(&key)).ok_or(AdmitError::UnknownKey)?;
+        let project = known.projects.get(&bearer.project).ok_or(AdmitError::NoSuchProject)?;
+        let user = bearer.subject.as_deref().map(|name| EndUser::id_of(bearer.project, name));
+        let scope = Scope {
+            organization: project.organization,
+            project: bearer.project,
+            user,
+            key: bearer.credential,
+        };
+        let mut places = project.places.to_vec();
+        if let Some(user) = user {
+            let own = known.users.get(&user).unwrap_or(&project.each_end_user);
+            places.push(Placed { scope: ScopeId::EndUser(user), policy: Arc::clone(own) });
+        }
+        let known = KnownCaller { scope, places, zone: project.zone.clone(), revoked: false };
+        Ok(Caller { known: Arc::new(known) })
+    }
+
+    fn identify_key(&self, key: &ApiKey) -> Result<Caller, AdmitError> {
+        let known = self.known.load();
+        let found = known.keys.get(&self.pepper.digest(key)).ok_or(AdmitError::UnknownKey)?;
         let now = self.clock.now();
         let id = found.caller.scope.key;
         if found.caller.revoked {
@@ -142,6 +223,22 @@ impl Directory {
         let mut begun = prices.iter().filter(|price| price.effective_from <= now);
         let exact = begun.clone().find(|price| price.digest.as_ref() == Some(digest));
         exact.or_else(|| begun.find(|price| price.digest.is_none())).map(|price| price.price)
+    }
+
+    /// Every budget of which somebody is told, in its window at `now`.
+    pub fn watched(&self, now: Timestamp) -> Vec<Watched> {
+        let watched = |alerting: &Alerting| Watched {
+            organization: alerting.organization,
+            claim: of_budget(alerting.scope, &alerting.budget, &alerting.zone, now),
+            amount: alerting.budget.amount,
+            percentages: alerting.budget.alert_percent.clone(),
+        };
+        self.known.load().alerting.iter().map(watched).collect()
+    }
+
+    /// Where an organization is told of its budgets.
+    pub fn webhook(&self, organization: OrganizationId) -> Option<Webhook> {
+        self.known.load().webhooks.get(&organization).cloned()
     }
 
     /// The revision that callers are known by.
@@ -179,10 +276,24 @@ impl Directory {
 impl Known {
     fn of(view: &View) -> Self {
         let mut known = Self { revision: view.revision(), ..Self::default() };
-        let mut policies = Policies::default();
         for record in view.records() {
+            if let Record::Project(project) = record
+                && let Some(organization) = view.organization(project.organization)
+            {
+                known.projects.insert(project.id, KnownProject::of(organization, project));
+            }
+        }
+        for record in view.records() {
+            known.add_alerts(view, record);
             match record {
-                Record::Key(key) => known.add_key(view, key, &mut policies),
+                Record::Organization(organization) => {
+                    let webhook = organization.webhook.clone();
+                    known.webhooks.extend(webhook.map(|webhook| (organization.id, webhook)));
+                }
+                Record::Key(key) => known.add_key(key),
+                Record::EndUser(user) => {
+                    known.users.insert(user.id, Arc::new(user.policy.clone()));
+                }
                 Record::Price(price) => {
                     known.prices.entry(price.model.clone()).or_default().push(price.clone());
                 }
@@ -195,9 +306,22 @@ impl Known {
         known
     }
 
-    fn add_key(&mut self, view: &View, key: &Key, policies: &mut Policies) {
-        let Some(caller) = known_caller(view, key, policies) else { return };
-        let caller = Arc::new(caller);
+    /// Budgets of a record of which somebody is told. Those of each end user have no place to look at.
+    fn add_alerts(&mut self, view: &View, record: &Record) {
+        let Some((organization, scope, policy)) = view.place(record) else { return };
+        let Some(organization) = view.organization(organization) else { return };
+        let alerting = policy.budgets.iter().filter(|budget| !budget.alert_percent.is_empty());
+        self.alerting.extend(alerting.map(|budget| Alerting {
+            organization: organization.id,
+            scope,
+            zone: organization.time_zone.clone(),
+            budget: budget.clone(),
+        }));
+    }
+
+    fn add_key(&mut self, key: &Key) {
+        let Some(project) = self.projects.get(&key.project) else { return };
+        let caller = Arc::new(project.caller(key));
         if let Some(retiring) = key.retiring {
             let known = KnownKey { caller: Arc::clone(&caller), until: Some(retiring.until) };
             self.keys.insert(retiring.digest, known);
@@ -206,32 +330,31 @@ impl Known {
     }
 }
 
-/// Policies by place: keys of one project share what stands above them.
-#[derive(Default)]
-struct Policies(HashMap<ScopeId, Arc<Policy>>);
-
-impl Policies {
-    fn place(&mut self, scope: ScopeId, policy: &Policy) -> Placed {
-        let policy = self.0.entry(scope).or_insert_with(|| Arc::new(policy.clone()));
-        Placed { scope, policy: Arc::clone(policy) }
+impl KnownProject {
+    fn of(organization: &Organization, project: &Project) -> Self {
+        let place = |scope, policy: &Policy| Placed { scope, policy: Arc::new(policy.clone()) };
+        Self {
+            organization: organization.id,
+            zone: organization.time_zone.clone(),
+            places: [
+                place(ScopeId::Organization(organization.id), &organization.policy),
+                place(ScopeId::Project(project.id), &project.policy),
+            ],
+            each_end_user: Arc::new(project.each_end_user.clone()),
+        }
     }
-}
 
-fn known_caller(view: &View, key: &Key, policies: &mut Policies) -> Option<KnownCaller> {
-    let project = view.project(key.project)?;
-    let organization = view.organization(project.organization)?;
-    let scope =
-        Scope { organization: organization.id, project: project.id, user: None, key: key.id };
-    let above = [&organization.policy, &project.policy];
-    let [at_organization, at_project, at_key] = scope.levels();
-    let mut places: Vec<Placed> = [at_organization, at_project]
-        .into_iter()
-        .zip(above)
-        .map(|(scope, policy)| policies.place(scope, policy))
-        .collect();
-    places.push(Placed { scope: at_key, policy: Arc::new(key.policy.clone()) });
-    let (zone, revoked) = (organization.time_zone.clone(), key.revoked_at.is_some());
-    Some(KnownCaller { scope, places, zone, revoked })
+    fn caller(&self, key: &Key) -> KnownCaller {
+        let scope = Scope {
+            organization: self.organization,
+            project: key.project,
+            user: None,
+            key: key.id,
+        };
+        let mut places = self.places.to_vec();
+        places.push(Placed { scope: ScopeId::Key(key.id), policy: Arc::new(key.policy.clone()) });
+        KnownCaller { scope, places, zone: self.zone.clone(), revoked: key.revoked_at.is_some() }
+    }
 }
 
 /// An error and its causes as one line.

@@ -27,6 +27,15 @@ pub enum AdmitError {
         /// Which one.
         key: KeyId,
     },
+    /// The bearer token is not good.
+    #[error("the bearer token is refused: {reason}")]
+    BadToken {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The credential is good, but what it is for does not exist any more.
+    #[error("the project of this credential does not exist; ask for a new credential")]
+    NoSuchProject,
     /// Somebody put a stop to it.
     #[error("{} {scope} is blocked; ask its administrator", scope.level())]
     Blocked {
@@ -107,6 +116,8 @@ impl AdmitError {
             | Self::UnknownKey
             | Self::KeyRevoked { .. }
             | Self::KeyRotated { .. }
+            | Self::BadToken { .. }
+            | Self::NoSuchProject
             | Self::Expired { scope: ScopeId::Key(_) } => ErrorKind::Unauthenticated,
             Self::ModelForbidden { .. } | Self::Blocked { .. } | Self::Expired { .. } => {
                 ErrorKind::Forbidden

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{
     Charge, ErrorKind, FinishReason, GatewayId, HoldId, ModelDigest, ModelName, NanoUsd, RequestId,
-    Scope, Timestamp, Usage,
+    Scope, Timestamp, Usage, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,14 @@ impl Outcome {
         }
     }
 
+    /// Whether nobody got what was asked for, by a fault that is not the caller's.
+    pub const fn is_failure(&self) -> bool {
+        match self {
+            Self::Finished(_) | Self::CacheHit | Self::ClientGone => false,
+            Self::Failed(_) | Self::Interrupted => true,
+        }
+    }
+
     /// The outcome's name in the row.
     pub fn name(&self) -> &str {
         match self {
@@ -86,6 +94,9 @@ pub struct Entry {
     /// What limits and budgets counted of it.
     #[serde(default)]
     pub counted: Quantity,
+    /// Which workers did it.
+    #[serde(default)]
+    pub work: Vec<Work>,
 }
 
 /// What happened, for ever.

@@ -12,6 +12,7 @@
 
 mod admission;
 pub mod bank;
+pub mod bearer;
 mod claims;
 mod directory;
 mod error;
@@ -26,7 +27,7 @@ pub mod tenancy;
 
 pub use admission::{Admission, AdmissionParts, Estimate};
 pub use claims::{Claim, Measure, Quantity, Rule, claims};
-pub use directory::{Caller, Directory, Placed};
+pub use directory::{Caller, Directory, Placed, Watched};
 pub use error::{AdmitError, StoreError};
 pub use key::{ApiKey, KeyDigest, Pepper, PepperError};
 pub use ledger::{Admitted, Entry, Ledger, Outcome};

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage};
+use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage, Work};
 
 use crate::admission::{Shared, bound_of};
 use crate::claims::Quantity;
@@ -25,6 +25,7 @@ pub struct Permit {
     bounds_gpu: bool,
     rates: Rates,
     lease: Mutex<Lease>,
+    work: Mutex<Vec<Work>>,
 }
 
 /// What is held and what is used of it.
@@ -63,6 +64,7 @@ impl Permit {
             bounds_gpu: bounds_gpu || job.bound().gpu.is_some(),
             rates: grant.rates,
             lease: Mutex::new(lease),
+            work: Mutex::default(),
         };
         permit.with_lease(|lease| lease.allowance = permit.affordable(lease));
         permit
@@ -107,6 +109,11 @@ impl Permit {
             lease.usage = usage;
             lease.cost = cost;
         });
+    }
+
+    /// Notes which workers did it.
+    pub fn record_work(&self, work: Vec<Work>) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = work;
     }
 
     /// What the job has used and what that comes to, as of now.
@@ -175,6 +182,7 @@ impl Permit {
             charge: Charge { cost: lease.cost, charge },
             overrun,
             counted,
+            work: std::mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 

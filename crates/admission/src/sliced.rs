@@ -66,6 +66,12 @@ impl SlicedQuota {
 
     /// Sends every statement that is due, once.
     pub async fn state(&self) {
+        for organization in self.bank.callers() {
+            let line = self.line(organization);
+            let _turn = line.lock().await;
+            self.with_slices(|slices| slices.called(organization));
+            self.exchange(organization, None).await;
+        }
         let now = self.now();
         let due: Vec<OrganizationId> = self.with_slices(|slices| {
             slices.forget_before(self.clock.now());

@@ -14,16 +14,18 @@
 //! Invariant: decides only. It neither waits nor sends; whoever owns it does, with one message about an
 //! organization under way at a time. Time is monotonic nanoseconds, handed in.
 
+mod slice;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{GatewayId, HoldId, OrganizationId, Timestamp};
 
-use crate::bank::{AccountId, AccountKind, Draw, Drawn, Standing, Wish};
-use crate::claims::{Claim, Measure, Quantity, Rule};
+use crate::bank::{AccountId, AccountKind, Draw, Drawn};
+use crate::claims::{Claim, Measure, Quantity};
 use crate::quota::{Ask, Grant, RateState, Rates, Refusal};
-use crate::tenancy::LimitKind;
+use slice::{Slice, larger_than_rate};
 
 /// How a gateway shares quotas with others.
 #[derive(Clone, Copy, Debug)]
@@ -102,36 +104,8 @@ struct Purse {
     called_in: bool,
     /// The bank has heard from us since we started, and has not lost its memory since.
     known: bool,
-}
-
-#[derive(Debug)]
-struct Slice {
-    /// The rule as last seen.
-    claim: Claim,
-    kind: AccountKind,
-    ends: Timestamp,
-    /// Pools and slots: everything taken in this window. Rates: units in hand; negative is a debt.
-    taken: i64,
-    /// Pools: gone for good.
-    spent: i64,
-    /// In running holds.
-    held: i64,
-    /// Pools and slots: what we have taken, as the bank last said. Rates: units given in this minute
-    /// and in the one before it.
-    told: i64,
-    given: [i64; 2],
-    minute: u64,
-    /// Something the bank has not been told.
-    unsaid: bool,
-    /// The bank's last word, and when it came.
-    standing: Standing,
-    standing_at: u64,
-    /// Use of the current stretch of time, and of the ones before, per second.
-    used: i64,
-    demand: i64,
-    used_at: u64,
-    /// While the bank is silent: when the local share of a rate is used up (GCRA).
-    arrival: u64,
+    /// The bank waits for us, even if we have nothing.
+    called: bool,
 }
 
 #[derive(Debug)]
@@ -172,7 +146,7 @@ impl Slices {
         let mut amount = ask.most;
         for claim in ask.claims.iter() {
             if let Err(step) =
-                purse.look(claim, &ask.least, &mut amount, (asked, now), self.settings)
+                purse.look(claim, &ask.least, &mut amount, (asked, now, self.settings))
             {
                 return step;
             }
@@ -200,7 +174,7 @@ impl Slices {
         let purse = self.purses.entry(held.organization).or_default();
         let mut amount = *most;
         for claim in held.claims.iter().filter(|claim| claim.is_pool()) {
-            if let Err(step) = purse.look(claim, least, &mut amount, (asked, now), self.settings) {
+            if let Err(step) = purse.look(claim, least, &mut amount, (asked, now, self.settings)) {
                 return Some(step);
             }
         }
@@ -261,15 +235,21 @@ impl Slices {
         let called_in = std::mem::take(&mut purse.called_in);
         let complete = !purse.known;
         let others = purse.slices.iter_mut().filter(|(account, _)| !asked.contains(account));
+        let mut others: Vec<(&AccountId, &mut Slice)> = others.collect();
+        if wishes.len() + others.len() > MAX_WISHES {
+            // What was not spoken of for longest goes first, so that every slice is spoken of in its turn.
+            others.sort_by_key(|(_, slice)| slice.said_at);
+        }
         for (account, slice) in others {
             if wishes.len() >= MAX_WISHES && !complete {
                 break;
             }
             wishes.extend(slice.statement(*account, called_in, now));
         }
-        if wishes.is_empty() {
+        if wishes.is_empty() && !(complete && purse.called) {
             return None;
         }
+        purse.called = false;
         self.number += 1;
         purse.sent = self.number;
         Some(Draw {
@@ -301,6 +281,12 @@ impl Slices {
             }
         }
         *granted
+    }
+
+    /// The bank lost its memory and waits for us: the next message says everything, be it nothing.
+    pub fn called(&mut self, organization: OrganizationId) {
+        let purse = self.purses.entry(organization).or_default();
+        (purse.known, purse.called) = (false, true);
     }
 
     /// The bank lost its memory: the next message says everything.
@@ -390,8 +376,7 @@ impl Purse {
         claim: &Claim,
         least: &Quantity,
         amount: &mut Quantity,
-        (asked, now): (Asked, u64),
-        settings: SliceSettings,
+        (asked, now, settings): (Asked, u64, SliceSettings),
     ) -> Result<(), Step> {
         let kept = now < self.kept_until;
         let Some(slice) = self.slices.get_mut(&claim.account) else {
@@ -446,330 +431,6 @@ impl Purse {
     }
 }
 
-impl Slice {
-    fn new(claim: &Claim, now: u64) -> Self {
-        Self {
-            claim: claim.clone(),
-            kind: claim.kind,
-            ends: claim.bounds.end,
-            taken: 0,
-            spent: 0,
-            held: 0,
-            told: 0,
-            given: [0; 2],
-            minute: 0,
-            unsaid: false,
-            standing: Standing { taken: 0, left: 0, spare_elsewhere: 0, wait_nanos: 0 },
-            standing_at: 0,
-            used: 0,
-            demand: 0,
-            used_at: now,
-            arrival: 0,
-        }
-    }
-
-    /// What can be handed out.
-    const fn spare(&self) -> i64 {
-        match self.kind {
-            AccountKind::Rate { .. } => self.taken,
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                self.taken - self.spent - self.held
-            }
-        }
-    }
-
-    /// Whether what we have in spare matters to others.
-    const fn is_near_end(&self) -> bool {
-        self.is_kept_by_bank()
-            && self.spare() > 0
-            && self.standing.left < self.spare().saturating_mul(SHARE_OF_REST)
-    }
-
-    /// Units of a rate are ours once taken; the rest is only kept for us.
-    const fn is_kept_by_bank(&self) -> bool {
-        !matches!(self.kind, AccountKind::Rate { .. })
-    }
-
-    /// The most for one hold: near the end of a pool, a part of what is left, so that many share it.
-    fn share(&self, least: i64) -> i64 {
-        match self.kind {
-            AccountKind::Pool { .. } => {
-                let rest = self.spare().saturating_add(self.standing.left.max(0));
-                (rest / SHARE_OF_REST).max(least)
-            }
-            AccountKind::Slots { .. } | AccountKind::Rate { .. } => i64::MAX,
-        }
-    }
-
-    fn take(&mut self, amount: i64, now: u64) {
-        match self.kind {
-            AccountKind::Rate { .. } => self.taken -= amount,
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => self.held += amount,
-        }
-        self.note_use(amount, now);
-    }
-
-    fn end(&mut self, amount: i64, spent: i64) {
-        match self.kind {
-            AccountKind::Pool { .. } => {
-                self.held -= amount;
-                self.spent += spent.min(amount);
-                self.unsaid = true;
-            }
-            AccountKind::Slots { .. } => self.held -= amount,
-            AccountKind::Rate { per_minute } => {
-                self.taken = (self.taken + amount - spent).clamp(-per_minute, per_minute);
-            }
-        }
-    }
-
-    fn note_use(&mut self, amount: i64, now: u64) {
-        let elapsed = now.saturating_sub(self.used_at);
-        if elapsed >= DEMAND_NANOS {
-            let seconds = i64::try_from(elapsed / DEMAND_NANOS).unwrap_or(i64::MAX).max(1);
-            let lately = self.used / seconds;
-            // Rises at once, falls by halves.
-            self.demand = lately.max(self.demand.checked_shr(seconds as u32).unwrap_or(0));
-            (self.used, self.used_at) = (0, now);
-        }
-        self.used = self.used.saturating_add(amount);
-    }
-
-    /// What is worth having in hand: two seconds of demand, or a few requests' worth at the beginning.
-    fn ahead(&self, most: i64) -> i64 {
-        let demand = self.demand.max(self.used).saturating_mul(AHEAD_SECONDS);
-        match self.kind {
-            // Every place is somebody's request.
-            AccountKind::Slots { .. } => demand.min(MAX_PLACES_AHEAD).max(most),
-            _ => demand.max(most.saturating_mul(FIRST_REQUESTS)),
-        }
-    }
-
-    /// A wish for at least `least` spare.
-    fn wish(&mut self, account: AccountId, (least, most): (i64, i64), now: u64) -> Wish {
-        let ahead = self.ahead(most);
-        self.unsaid = false;
-        let has = self.has(now);
-        match self.kind {
-            AccountKind::Rate { .. } => Wish {
-                account,
-                kind: self.kind,
-                spent: 0,
-                has,
-                want: (least + ahead - self.taken).max(0),
-                least: (least - self.taken).max(0),
-            },
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                let used = self.spent + self.held;
-                Wish {
-                    account,
-                    kind: self.kind,
-                    spent: self.spent,
-                    has,
-                    want: (used + least).saturating_add(ahead).max(self.taken),
-                    least: used + least,
-                }
-            }
-        }
-    }
-
-    /// How it stands, if there is news, and what lies idle for giving back.
-    fn statement(&mut self, account: AccountId, called_in: bool, now: u64) -> Option<Wish> {
-        self.note_use(0, now);
-        let keep = if called_in { 0 } else { self.ahead(0) };
-        let idle = (self.spare() - keep).max(0);
-        let in_use = self.held > 0 || self.spare() != 0;
-        if idle == 0 && !self.unsaid && !in_use {
-            return None;
-        }
-        self.unsaid = false;
-        self.taken -= idle;
-        let (kind, has) = (self.kind, self.has(now));
-        Some(match kind {
-            AccountKind::Rate { .. } => {
-                self.given[0] = (self.given[0] - idle).max(0);
-                Wish { account, kind, spent: 0, has, want: -idle, least: -idle }
-            }
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                let (want, spent) = (self.taken, self.spent);
-                Wish { account, kind, spent, has, want, least: want }
-            }
-        })
-    }
-
-    /// What the bank gave us, for a bank that does not know any more.
-    fn has(&mut self, now: u64) -> i64 {
-        match self.kind {
-            AccountKind::Rate { .. } => {
-                self.turn_minute(now);
-                self.given[0] + self.given[1]
-            }
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                self.told.max(self.spent + self.held)
-            }
-        }
-    }
-
-    fn turn_minute(&mut self, now: u64) {
-        let minute = now / MINUTE_NANOS;
-        match minute - self.minute {
-            0 => return,
-            1 => self.given = [0, self.given[0]],
-            _ => self.given = [0; 2],
-        }
-        self.minute = minute;
-    }
-
-    fn hear(&mut self, standing: &Standing, now: u64) {
-        match self.kind {
-            AccountKind::Rate { .. } => {
-                let given = standing.taken.max(0);
-                self.turn_minute(now);
-                self.taken += given;
-                self.given[0] += given;
-            }
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                self.told = standing.taken;
-                // Never less than is in use: what is spent is spent, whatever the bank says.
-                self.taken = standing.taken.max(self.spent + self.held);
-            }
-        }
-        (self.standing, self.standing_at) = (*standing, now);
-    }
-
-    /// Whether the bank said a moment ago that there is too little, so that asking it again is idle.
-    fn was_just_refused(&self, least: i64, now: u64) -> bool {
-        if self.standing_at == 0 {
-            return false;
-        }
-        let since = now.saturating_sub(self.standing_at);
-        let missing = least - self.spare();
-        match self.kind {
-            AccountKind::Rate { .. } => {
-                self.standing.wait_nanos > since && self.standing.left < missing
-            }
-            AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                let others = self.standing.left.saturating_add(self.standing.spare_elsewhere);
-                since < REFUSAL_NANOS && others < missing
-            }
-        }
-    }
-
-    /// Whether what others hold in spare would be enough.
-    fn may_be_called_in(&self, least: i64) -> bool {
-        let missing = least - self.spare();
-        let Standing { left, spare_elsewhere, .. } = self.standing;
-        self.is_kept_by_bank() && spare_elsewhere > 0 && left + spare_elsewhere >= missing
-    }
-
-    /// What a gateway does on its own: budgets fail closed, rates and places go on at its share.
-    fn alone(
-        &mut self,
-        claim: &Claim,
-        least: i64,
-        settings: SliceSettings,
-        now: u64,
-    ) -> Result<(), Step> {
-        let gateways = i64::from(settings.gateways.max(1));
-        match self.kind {
-            AccountKind::Pool { .. } => Err(Step::Unavailable),
-            AccountKind::Slots { capacity } => {
-                if self.held < capacity / gateways {
-                    self.taken = self.taken.max(self.held + least);
-                    return Ok(());
-                }
-                Err(Step::Refused(claim.refusal(self, now)))
-            }
-            AccountKind::Rate { per_minute } => {
-                let local = (per_minute / gateways).max(1);
-                let cost = (least - self.taken).max(0).unsigned_abs()
-                    * (MINUTE_NANOS / local.unsigned_abs());
-                let arrival = self.arrival.max(now).saturating_add(cost);
-                if per_minute == 0 || arrival > now + MINUTE_NANOS {
-                    self.standing.wait_nanos = arrival.saturating_sub(now + MINUTE_NANOS);
-                    return Err(Step::Refused(claim.refusal(self, now)));
-                }
-                self.arrival = arrival;
-                self.taken = self.taken.max(least);
-                Ok(())
-            }
-        }
-    }
-
-    fn rate_state(&self, per_minute: i64, now: u64) -> RateState {
-        let since = i64::try_from(now.saturating_sub(self.standing_at)).unwrap_or(i64::MAX);
-        let refilled = if self.standing_at == 0 {
-            per_minute
-        } else {
-            let share = i128::from(per_minute) * i128::from(since) / i128::from(MINUTE_NANOS);
-            i64::try_from(share).unwrap_or(i64::MAX)
-        };
-        let remaining = self.standing.left.saturating_add(refilled).saturating_add(self.taken);
-        let remaining = remaining.clamp(0, per_minute);
-        let missing = (per_minute - remaining).unsigned_abs();
-        let reset_in = match per_minute {
-            0 => MINUTE_NANOS,
-            per_minute => missing.saturating_mul(MINUTE_NANOS / per_minute.unsigned_abs()),
-        };
-        RateState {
-            limit: per_minute.unsigned_abs(),
-            remaining: remaining.unsigned_abs(),
-            reset_in: Duration::from_nanos(reset_in),
-        }
-    }
-}
-
-impl Claim {
-    const fn is_pool(&self) -> bool {
-        matches!(self.kind, AccountKind::Pool { .. })
-    }
-
-    /// Why `slice` gives nothing.
-    fn refusal(&self, slice: &Slice, now: u64) -> Refusal {
-        let scope = self.account.scope;
-        match self.rule {
-            Rule::Budget { amount } => {
-                Refusal::Budget { scope, amount, renewed_at: self.renewal() }
-            }
-            Rule::Limit { kind, max } => {
-                let since = now.saturating_sub(slice.standing_at);
-                let retry_in = match kind {
-                    LimitKind::ConcurrentRequests => CONCURRENCY_RETRY,
-                    LimitKind::TokensPerDay => Duration::ZERO, // told by `renewed_at`
-                    _ if max == 0 => Duration::from_nanos(MINUTE_NANOS),
-                    _ => {
-                        Duration::from_nanos(slice.standing.wait_nanos.saturating_sub(since).max(1))
-                    }
-                };
-                Refusal::Limit { scope, limit: kind, max, retry_in, renewed_at: self.renewal() }
-            }
-        }
-    }
-
-    /// The same where nothing more is known than that it gives nothing.
-    pub(crate) fn refused(&self) -> Refusal {
-        self.refusal(&Slice::new(self, 0), 0)
-    }
-
-    fn larger(&self, least: i64) -> Refusal {
-        let Rule::Limit { kind, max } = self.rule else {
-            unreachable!("only limits are rates");
-        };
-        let asked = least.unsigned_abs();
-        Refusal::LargerThanLimit { scope: self.account.scope, limit: kind, asked, max }
-    }
-
-    /// When the window ends, if it does.
-    fn renewal(&self) -> Option<Timestamp> {
-        (self.bounds.end < Timestamp::from_millis(u64::MAX)).then_some(self.bounds.end)
-    }
-}
-
-/// Whether no minute can hold so much.
-fn larger_than_rate(claim: &Claim, least: i64) -> bool {
-    matches!(claim.kind, AccountKind::Rate { per_minute } if per_minute > 0 && least > per_minute)
-}
-
 /// How long the bank keeps what a silent gateway has taken: until it has long stopped admitting, and
 /// everything it admitted has ended.
 fn time_to_live(settings: SliceSettings) -> Duration {
@@ -785,22 +446,11 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const MINUTE_NANOS: u64 = 60_000_000_000;
-const DEMAND_NANOS: u64 = 1_000_000_000;
 /// A quiet account is spoken of once in so long; one of which little is left, more often.
 const STATEMENT_NANOS: u64 = 1_000_000_000;
 const SOON_NANOS: u64 = 200_000_000;
-/// How long a refusal is repeated without asking the bank again.
-const REFUSAL_NANOS: u64 = 100_000_000;
 const MARGIN: Duration = Duration::from_mins(2);
-const AHEAD_SECONDS: i64 = 2;
-/// Before anything is known of demand.
-const FIRST_REQUESTS: i64 = 4;
-const MAX_PLACES_AHEAD: i64 = 64;
 const MAX_WISHES: usize = 256;
-const SHARE_OF_REST: i64 = 8;
-/// A place frees up when a request ends, which nobody can know; a second is a polite guess.
-const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

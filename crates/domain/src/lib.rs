@@ -28,4 +28,4 @@ pub use problems::{Problem, Problems};
 pub use sampling::Sampling;
 pub use scope::{Level, Scope, ScopeId};
 pub use secret::Secret;
-pub use usage::{Charge, FinishReason, GpuTime, Times, Usage};
+pub use usage::{Charge, FinishReason, GpuTime, Times, Usage, Work};

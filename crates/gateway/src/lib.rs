@@ -5,8 +5,11 @@
 //!
 //! Invariant: this is the only crate that knows HTTP.
 
+mod accounts;
 mod admin;
 mod admin_token;
+mod alerts;
+mod books;
 mod call;
 mod catalog;
 mod config;
@@ -18,12 +21,14 @@ mod gateway;
 mod keys;
 mod listener;
 mod metrics;
+mod outside;
 mod relay;
 mod reply;
 mod server;
 mod text;
 
 pub use admin_token::AdminToken;
+pub use books::{Books, ExportError, ExportFormat, ExportRange, Verification};
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
 pub use keys::{KeyRequest, KeyTable, Keys, KeysError, LimitsRequest};
 pub use listener::{ListenError, Listener};

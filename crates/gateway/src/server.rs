@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::bearer::{BearerTokens, KeySetError};
 use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
@@ -16,8 +17,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::accounts::Accounts;
 use crate::admin::{self, Admin};
-use crate::admin_token::AdminToken;
+use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
 use crate::flow::App;
@@ -25,6 +27,7 @@ use crate::gateway::{Gateway, Parts};
 use crate::keys::Keys;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::outside::Outside;
 
 /// A worker in this process.
 pub struct InProcessWorker {
@@ -43,6 +46,9 @@ pub enum GatewayError {
     /// A worker's address cannot be used.
     #[error("reach workers")]
     Worker(#[from] ConnectError),
+    /// The keys of an identity provider cannot be used.
+    #[error("use key set")]
+    Keys(#[from] KeySetError),
     /// A file cannot be used.
     #[error("read {path}")]
     File {
@@ -81,26 +87,34 @@ pub async fn run(
 ) -> Result<(), GatewayError> {
     let [listener, admin_listener] = listeners;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let stores = store::open(&settings.store, Arc::clone(&clock)).await?;
+    let stores = Arc::new(store::open(&settings.store, Arc::clone(&clock)).await?);
+    let outside = Outside::new()?;
+    let tokens = Arc::new(BearerTokens::new(settings.issuers.clone(), Arc::clone(&clock))?);
+    tokens.refresh(&outside).await;
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
-    let directory = Arc::new(directory);
+    let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
     let router = router(&settings, in_process)?;
-    let ledger = Arc::clone(&stores.ledger);
-    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache));
+    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache.clone()));
     let parts = AdmissionParts {
+        gateway: stores.gateway,
         directory: Arc::clone(&directory),
-        quota: stores.quota,
+        quota: Arc::clone(&stores.quota) as _,
         ledger: Arc::clone(&stores.ledger) as _,
         clock: Arc::clone(&clock),
     };
     let prices = settings.prices.clone();
     let gateway = Arc::new(Gateway::new(Parts {
         admission: Admission::new(parts),
-        catalog: Catalog::new(Arc::clone(&router), prices, settings.gpu_time_markup_percent),
+        catalog: Catalog::new(
+            Arc::clone(&router),
+            Arc::clone(&directory),
+            prices,
+            settings.gpu_time_markup_percent,
+        ),
         router: Arc::clone(&router),
         cache,
         metrics: Metrics::new()?,
-        clock,
+        clock: Arc::clone(&clock),
         settings: settings.flow,
     }));
 
@@ -118,9 +132,18 @@ pub async fn run(
         async move { gateway.catalog().follow().await }
     }));
     background.push(spawn({
-        let ledger = Arc::clone(&ledger);
-        async move { ledger.run().await }
+        let stores = Arc::clone(&stores);
+        async move { stores.run().await }
     }));
+    background.push(spawn({
+        let outside = outside.clone();
+        async move { tokens.follow(&outside).await }
+    }));
+    let database = stores.database.clone();
+    let alerts = Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
+    background.push(spawn(async move { alerts.run().await }));
+    let accounts = Accounts { router, database, clock };
+    background.push(spawn(async move { accounts.run().await }));
     background.push(serve_admin(admin_listener, admin)?);
     let serving = serve(listener, &settings, &gateway, stopped)?;
 
@@ -136,7 +159,7 @@ pub async fn run(
     drain(&gateway, settings.drain_timeout).await;
     drop(serving);
     gateway.admission().close().await;
-    ledger.flush().await?;
+    stores.ledger.flush().await?;
     drop(background);
     Ok(())
 }

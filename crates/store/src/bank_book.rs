@@ -51,7 +51,7 @@ struct Gateway {
 struct Account {
     epoch: u64,
     founded: bool,
-    /// `Rate`: the nanosecond at which the rate will be whole again (GCRA's theoretical arrival time).
+    /// `Rate`: the microsecond at which the rate will be whole again (GCRA's theoretical arrival time).
     whole_at: u64,
     claims: HashMap<GatewayId, Claim>,
     /// The millisecond of the last message about it.
@@ -97,7 +97,7 @@ struct Plan {
 }
 
 impl Book {
-    /// Answers `draw` at `now`, in nanoseconds since 1970.
+    /// Answers `draw` at `now`, in microseconds since 1970.
     pub(crate) fn draw(&mut self, draw: &Draw, now: u64) -> Drawn {
         let Some(mut speaker) = self.join(draw, now) else {
             return Drawn::Outdated;
@@ -217,9 +217,9 @@ impl Book {
             }
             // Once: a rate adds up what gateways were given.
             AccountKind::Rate { per_minute } if first && wish.has > 0 && per_minute > 0 => {
-                let used = nanos_for(wish.has.min(per_minute), per_minute);
+                let used = Pace::of(per_minute).micros_for(wish.has);
                 let whole_at = account.whole_at.max(speaker.now) + used;
-                account.whole_at = whole_at.min(speaker.now + MINUTE_NANOS);
+                account.whole_at = whole_at.min(speaker.now + MINUTE_MICROS);
             }
             AccountKind::Rate { .. } => {}
         }
@@ -244,8 +244,7 @@ impl Book {
                     claim.joined = speaker.joined;
                 }
                 AccountKind::Rate { per_minute } if wish.want < 0 && per_minute > 0 => {
-                    let units = wish.want.saturating_neg().min(per_minute);
-                    let given_back = nanos_back(units, per_minute);
+                    let given_back = Pace::of(per_minute).micros_back(wish.want.saturating_neg());
                     account.whole_at = account.whole_at.saturating_sub(given_back);
                 }
                 AccountKind::Rate { .. } => {}
@@ -322,7 +321,7 @@ impl Book {
             }
             AccountKind::Rate { per_minute } if growth > 0 => {
                 let whole_at = account.whole_at.max(speaker.now);
-                account.whole_at = whole_at + nanos_for(growth, per_minute);
+                account.whole_at = whole_at + Pace::of(per_minute).micros_for(growth);
             }
             AccountKind::Rate { .. } => {}
         }
@@ -426,33 +425,61 @@ impl Gateway {
 impl Account {
     fn available(&self, per_minute: i64, now: u64) -> i64 {
         let owed = self.whole_at.saturating_sub(now);
-        let room = u128::from(MINUTE_NANOS.saturating_sub(owed));
-        let units = room * per_minute.max(0).unsigned_abs() as u128 / u128::from(MINUTE_NANOS);
-        i64::try_from(units).unwrap_or(i64::MAX)
+        Pace::of(per_minute).units_in(MINUTE_MICROS.saturating_sub(owed))
     }
 
+    /// Nanoseconds until `units` can be taken.
     fn wait(&self, units: i64, per_minute: i64, now: u64) -> u64 {
         if units <= 0 {
             return 0;
         }
-        if units > per_minute {
+        if units > per_minute.min(MOST_UNITS) {
             return Standing::NEVER;
         }
         let owed = self.whole_at.saturating_sub(now);
-        (owed + nanos_for(units, per_minute)).saturating_sub(MINUTE_NANOS)
+        let micros = owed + Pace::of(per_minute).micros_for(units);
+        micros.saturating_sub(MINUTE_MICROS) * NANOS_PER_MICRO
     }
 }
 
-/// How long `units` take to refill, rounded up: taking them never gives more than the rate.
-fn nanos_for(units: i64, per_minute: i64) -> u64 {
-    let (units, per_minute) = (units.unsigned_abs() as u128, per_minute.unsigned_abs() as u128);
-    (units * u128::from(MINUTE_NANOS)).div_ceil(per_minute) as u64
+/// How fast a rate refills, in numbers whose products a double holds exactly: Redis has no others. Units are
+/// counted by `step`, so of the fastest rates a hundred-millionth is the least that is told apart; what is
+/// taken is rounded up and what is given back is rounded down.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Units that are counted as one.
+    step: u64,
+    /// Steps per minute; zero for a rate of nothing.
+    steps_per_minute: u64,
 }
 
-/// The same, rounded down: giving them back never returns more than was taken.
-fn nanos_back(units: i64, per_minute: i64) -> u64 {
-    let (units, per_minute) = (units.unsigned_abs() as u128, per_minute.unsigned_abs() as u128);
-    (units * u128::from(MINUTE_NANOS) / per_minute) as u64
+impl Pace {
+    fn of(per_minute: i64) -> Self {
+        let per_minute = per_minute.clamp(0, MOST_UNITS).unsigned_abs();
+        let step = per_minute.div_ceil(MOST_STEPS).max(1);
+        Self { step, steps_per_minute: per_minute / step }
+    }
+
+    /// How long `units` take to refill: taking them never gives more than the rate.
+    fn micros_for(self, units: i64) -> u64 {
+        let steps = clamped(units).div_ceil(self.step).min(self.steps_per_minute);
+        (steps * MINUTE_MICROS).div_ceil(self.steps_per_minute.max(1))
+    }
+
+    /// The same, rounded down: giving them back never returns more than was taken.
+    fn micros_back(self, units: i64) -> u64 {
+        let steps = (clamped(units) / self.step).min(self.steps_per_minute);
+        steps * MINUTE_MICROS / self.steps_per_minute.max(1)
+    }
+
+    /// Units that refill in so long.
+    fn units_in(self, micros: u64) -> i64 {
+        (micros * self.steps_per_minute / MINUTE_MICROS * self.step).cast_signed()
+    }
+}
+
+fn clamped(units: i64) -> u64 {
+    units.clamp(0, MOST_UNITS).unsigned_abs()
 }
 
 /// Rounded up twice: what is taken stays taken at least as long as was promised.
@@ -461,8 +488,8 @@ fn expiry(now: u64, time_to_live: Duration) -> u64 {
     millis(now).saturating_add(lasting)
 }
 
-const fn millis(nanos: u64) -> u64 {
-    nanos / 1_000_000
+const fn millis(micros: u64) -> u64 {
+    micros / 1_000
 }
 
 fn clamp(amount: i128) -> i64 {
@@ -470,7 +497,14 @@ fn clamp(amount: i128) -> i64 {
 }
 
 /// A rate holds a minute's worth.
-const MINUTE_NANOS: u64 = 60_000_000_000;
+const MINUTE_MICROS: u64 = 60_000_000;
+const NANOS_PER_MICRO: u64 = 1_000;
+
+/// Faster rates than a double can count are as good as none.
+const MOST_UNITS: i64 = (1 << 53) - 1;
+
+/// Times a minute's microseconds, a double still counts it.
+const MOST_STEPS: u64 = 100_000_000;
 
 /// At once a gateway gets this part of what is left of a pool, divided by the gateways: spare shrinks as
 /// the pool does, and the last of it is shared.

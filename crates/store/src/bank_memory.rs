@@ -40,7 +40,7 @@ impl MemoryBank {
         &self,
         use_them: impl FnOnce(&mut HashMap<OrganizationId, Book>, u64) -> T,
     ) -> T {
-        let now = self.clock.now().millis().saturating_mul(NANOS_PER_MILLI);
+        let now = self.clock.now().millis().saturating_mul(MICROS_PER_MILLI);
         // Every change of a book is whole, so a poisoned lock is sound.
         use_them(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
@@ -80,4 +80,4 @@ pub(crate) fn each_account_once(draw: &Draw) -> Result<(), BankError> {
 #[error("account {0} is named twice in one message; name each once")]
 struct NamedTwice(AccountId);
 
-const NANOS_PER_MILLI: u64 = 1_000_000;
+const MICROS_PER_MILLI: u64 = 1_000;

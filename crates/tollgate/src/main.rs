@@ -3,6 +3,7 @@
 mod files;
 mod gateway_command;
 mod keys;
+mod ledger;
 mod serve;
 mod signal;
 mod worker_command;
@@ -38,6 +39,8 @@ enum Command {
     Keys(keys::Keys),
     /// Set rate limits and a budget on an organization, a project or a key
     Limits(keys::Limits),
+    /// Verify and export the ledger
+    Ledger(ledger::Ledger),
     /// Make a new admin token for a gateway's admin API
     AdminToken(keys::AdminToken),
 }
@@ -65,7 +68,7 @@ impl Command {
         match self {
             Self::Gateway(_) => cores,
             Self::Serve(_) | Self::Worker(_) => (cores / 2).max(1),
-            Self::Keys(_) | Self::Limits(_) | Self::AdminToken(_) => 1,
+            Self::Keys(_) | Self::Limits(_) | Self::Ledger(_) | Self::AdminToken(_) => 1,
         }
     }
 }
@@ -82,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(worker) => worker.run().await,
             Command::Keys(keys) => keys.run().await,
             Command::Limits(limits) => limits.run().await,
+            Command::Ledger(ledger) => ledger.run().await,
             Command::AdminToken(token) => token.run(),
         }
     });

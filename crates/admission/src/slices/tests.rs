@@ -3,8 +3,11 @@ use std::collections::BTreeMap;
 use domain::{NanoUsd, RuleId, ScopeId};
 use proptest::prelude::*;
 
+use super::slice::MINUTE_NANOS;
 use super::*;
-use crate::tenancy::{Amount, WindowBounds};
+use crate::bank::Standing;
+use crate::claims::Rule;
+use crate::tenancy::{Amount, LimitKind, WindowBounds};
 
 /// The plainest bank there can be: gives whatever fits, and never less than the least.
 #[derive(Default)]

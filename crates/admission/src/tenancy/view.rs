@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use domain::{AdminId, EndUserId, KeyId, OrganizationId, PriceId, ProjectId};
+use domain::{AdminId, EndUserId, KeyId, OrganizationId, PriceId, ProjectId, ScopeId};
 
 use super::port::Changes;
 use super::records::{Admin, EndUser, Key, Organization, PriceRecord, Project, Record};
+use super::rules::Policy;
 
 /// Records by id, as of one revision.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,23 @@ impl View {
     /// The record of this id, whatever its kind.
     pub fn record(&self, id: &str) -> Option<&Record> {
         self.records.get(id)
+    }
+
+    /// Where a record stands and whose it is, if limits and budgets can stand there.
+    pub fn place<'a>(
+        &'a self,
+        record: &'a Record,
+    ) -> Option<(OrganizationId, ScopeId, &'a Policy)> {
+        let of_project = |project| Some(self.project(project)?.organization);
+        match record {
+            Record::Organization(it) => Some((it.id, ScopeId::Organization(it.id), &it.policy)),
+            Record::Project(it) => Some((it.organization, ScopeId::Project(it.id), &it.policy)),
+            Record::EndUser(it) => {
+                Some((of_project(it.project)?, ScopeId::EndUser(it.id), &it.policy))
+            }
+            Record::Key(it) => Some((of_project(it.project)?, ScopeId::Key(it.id), &it.policy)),
+            Record::Admin(_) | Record::Price(_) => None,
+        }
     }
 
     /// An organization.
