@@ -198,7 +198,7 @@ impl Known {
     fn add_key(&mut self, view: &View, key: &Key, policies: &mut Policies) {
         let Some(caller) = known_caller(view, key, policies) else { return };
         let caller = Arc::new(caller);
-        if let Some(retiring) = key.retiring {
+        for retiring in &key.retiring {
             let known = KnownKey { caller: Arc::clone(&caller), until: Some(retiring.until) };
             self.keys.insert(retiring.digest, known);
         }
