@@ -322,7 +322,7 @@ impl Known {
     fn add_key(&mut self, key: &Key) {
         let Some(project) = self.projects.get(&key.project) else { return };
         let caller = Arc::new(project.caller(key));
-        if let Some(retiring) = key.retiring {
+        for retiring in &key.retiring {
             let known = KnownKey { caller: Arc::clone(&caller), until: Some(retiring.until) };
             self.keys.insert(retiring.digest, known);
         }

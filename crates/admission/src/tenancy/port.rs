@@ -1,9 +1,9 @@
 //! The port to where tenants are kept: a set of records, changed one whole change at a time.
 
 use async_trait::async_trait;
-use domain::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::{AuditDraft, AuditEntry};
 use super::records::Record;
 use crate::StoreError;
 
@@ -51,36 +51,6 @@ pub enum Committed {
     Done(u64),
     /// Somebody else changed something first; plan again on a newer snapshot.
     Outdated,
-}
-
-/// A line of the audit log, before it has its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditDraft {
-    /// When.
-    pub at: Timestamp,
-    /// Who: an administrator's id, `local` for the command line on the data directory.
-    pub actor: String,
-    /// What was tried: `key.create`.
-    pub action: String,
-    /// On what: an id, or empty.
-    pub resource: String,
-    /// `done`, or why not: an error's label.
-    pub outcome: String,
-    /// What was asked for, without secrets.
-    pub detail: serde_json::Value,
-}
-
-/// A line of the audit log. Each carries the hash of the one before, so that none can be changed or
-/// taken out unnoticed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEntry {
-    /// Its place, from 1 on, without gaps.
-    pub number: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub draft: AuditDraft,
-    /// SHA-256 over the previous hash, the number and the line, in hexadecimal digits.
-    pub hash: String,
 }
 
 /// Where tenants are kept. Never on the path of a request.

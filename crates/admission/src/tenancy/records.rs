@@ -150,9 +150,12 @@ pub struct Key {
     pub name: String,
     /// What is kept of its secret.
     pub digest: KeyDigest,
-    /// What was kept of the secret before the last rotation, and until when it is still good.
+    /// What is kept of secrets that rotations replaced, oldest first.
     #[serde(default)]
-    pub retiring: Option<RetiringDigest>,
+    pub retiring: Vec<RetiringDigest>,
+    /// What whoever asked for the last rotation called it, so that asking again changes nothing.
+    #[serde(default)]
+    pub rotation: Option<String>,
     /// What stands here.
     #[serde(default)]
     pub policy: Policy,
@@ -166,7 +169,7 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// The secret before the last rotation.
+/// A secret that was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetiringDigest {
     /// What is kept of it.

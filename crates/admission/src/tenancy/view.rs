@@ -1,9 +1,11 @@
 //! Everything that is known of tenants, in memory, kept up with the store change by change.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use domain::{AdminId, EndUserId, KeyId, OrganizationId, PriceId, ProjectId, ScopeId};
 
+use super::kept::{Kept, RecordId};
 use super::port::Changes;
 use super::records::{Admin, EndUser, Key, Organization, PriceRecord, Project, Record};
 use super::rules::Policy;
@@ -12,7 +14,8 @@ use super::rules::Policy;
 #[derive(Clone, Debug, Default)]
 pub struct View {
     revision: u64,
-    records: HashMap<String, Record>,
+    /// In the order of their ids: kind by kind, and most kinds in the order they were made in.
+    records: BTreeMap<String, Record>,
 }
 
 impl View {
@@ -33,14 +36,30 @@ impl View {
         self.records.extend(changes.records.into_iter().map(|record| (record.id(), record)));
     }
 
-    /// Every record, in no particular order.
+    /// Every record, in the order of their ids.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
     /// The record of this id, whatever its kind.
-    pub fn record(&self, id: &str) -> Option<&Record> {
-        self.records.get(id)
+    pub fn record(&self, id: RecordId) -> Option<&Record> {
+        self.records.get(&id.to_string())
+    }
+
+    /// The record of this id.
+    pub fn find<K: Kept>(&self, id: K::Id) -> Option<&K> {
+        self.records.get(&id.to_string()).and_then(K::of)
+    }
+
+    /// Every record of a kind, in the order of their ids.
+    pub fn all<K: Kept>(&self) -> impl Iterator<Item = &K> {
+        self.after(K::PREFIX)
+    }
+
+    /// Records of a kind whose ids come after `id`, which begins as ids of that kind do.
+    pub fn after<K: Kept>(&self, id: &str) -> impl Iterator<Item = &K> {
+        let after = (Bound::Excluded(id), Bound::Unbounded);
+        self.records.range::<str, _>(after).map_while(|(_, record)| K::of(record))
     }
 
     /// Where a record stands and whose it is, if limits and budgets can stand there.
@@ -62,49 +81,31 @@ impl View {
 
     /// An organization.
     pub fn organization(&self, id: OrganizationId) -> Option<&Organization> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::Organization(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 
     /// A project.
     pub fn project(&self, id: ProjectId) -> Option<&Project> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::Project(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 
     /// An end user with a policy of its own.
     pub fn end_user(&self, id: EndUserId) -> Option<&EndUser> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::EndUser(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 
     /// A key.
     pub fn key(&self, id: KeyId) -> Option<&Key> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::Key(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 
     /// An administrator.
     pub fn admin(&self, id: AdminId) -> Option<&Admin> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::Admin(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 
     /// A price.
     pub fn price(&self, id: PriceId) -> Option<&PriceRecord> {
-        match self.records.get(&id.to_string()) {
-            Some(Record::Price(record)) => Some(record),
-            _ => None,
-        }
+        self.find(id)
     }
 }
