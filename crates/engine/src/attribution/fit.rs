@@ -73,7 +73,8 @@ impl Fit {
             for (demand, time) in steps {
                 self.take_in(demand, time.nanos() as f64, bound);
             }
-            self.solve();
+            // Calibration is made to tell knees apart.
+            self.solve(0.0);
         }
         // From here on, what was measured is the unit; a cost that did not show keeps a trace of its guess.
         let floor = self.unit.times([LEAST_FACTOR; 5]);
@@ -96,7 +97,7 @@ impl Fit {
         self.take_in(demand, nanos, bound);
         self.unsolved += 1;
         if self.unsolved >= STEPS_PER_SOLUTION {
-            self.solve();
+            self.solve(LEAST_GAIN + GAIN_STEPS / self.memory.steps);
             self.unsolved = 0;
         }
     }
@@ -129,16 +130,16 @@ impl Fit {
         self.memory.add(&parts, (nanos / predicted).clamp(least, 1.0 + bound));
     }
 
-    /// Finds the costs that fit the memory best.
-    fn solve(&mut self) {
+    /// Finds the costs that fit the memory best. Another knee has to explain a part of `gain` more: knees
+    /// that fit almost equally well, or by chance, do not take turns.
+    fn solve(&mut self, gain: f64) {
         let mut losses = [0.0; KNEES.len()];
         for (knee, factors) in self.solutions.iter_mut().enumerate() {
             losses[knee] = self.memory.system(knee).solve(factors);
         }
         let order = |a: &usize, b: &usize| losses[*a].total_cmp(&losses[*b]);
         let best = (0..KNEES.len()).min_by(order).unwrap_or(self.chosen);
-        // Knees that fit almost equally well do not take turns.
-        if losses[best] < losses[self.chosen] * CLEARLY_BETTER {
+        if losses[best] < losses[self.chosen] * (1.0 - gain) {
             self.chosen = best;
         }
         self.costs = self.unit.times(self.solutions[self.chosen]);
@@ -181,6 +182,8 @@ struct Memory {
     products: [[f64; COLUMNS]; COLUMNS],
     moments: [f64; COLUMNS],
     squares: f64,
+    /// Steps remembered, as far as they still count.
+    steps: f64,
 }
 
 /// The part of a memory that one knee is solved from.
@@ -202,6 +205,7 @@ impl Memory {
             *moment *= FADING;
         }
         self.squares *= FADING;
+        self.steps *= FADING;
     }
 
     /// Remembers that these parts took `time` together.
@@ -215,6 +219,7 @@ impl Memory {
             *moment += part * time;
         }
         self.squares += time * time;
+        self.steps += 1.0;
     }
 
     fn system(&self, knee: usize) -> System {
@@ -307,7 +312,9 @@ const CALIBRATION_BOUNDS: [f64; 5] = [9.0, 2.0, 1.0, 0.5, 0.5];
 const ANCHOR_WEIGHT: f64 = 0.1;
 const MAX_FACTOR: f64 = 1_000.0;
 const LEAST_FACTOR: f64 = 0.05;
-const CLEARLY_BETTER: f64 = 0.98;
+/// What another knee has to explain more of the error that is left: a little, and what chance explains.
+const LEAST_GAIN: f64 = 0.02;
+const GAIN_STEPS: f64 = 16.0;
 const MAX_SWEEPS: u32 = 100;
 const CLOSE_ENOUGH: f64 = 1e-6;
 
