@@ -107,7 +107,7 @@ impl Gateway {
         }
         let used = answer.used();
         permit.record(delivered(exchange, &relayed, used.usage), used.cost);
-        self.metrics().redone(used.redone.nanos());
+        self.metrics().redone(used.usage.times.recompute.nanos());
         let relayed = relayed?;
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish)
         {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{ModelDigest, ModelFiles, Secret};
+use domain::{ModelDigest, ModelFiles, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
@@ -89,12 +89,20 @@ impl Worker for GrpcWorker {
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let states = self.client.clone().watch(wire::WatchRequest {}).await?.into_inner();
-        let known = states.take_while(|state| std::future::ready(state.is_ok()));
-        Ok(known.filter_map(|state| async { state.ok().map(WorkerState::from) }).boxed())
+        let known = states.map(|state| WorkerState::try_from(state?)).map(|state| {
+            state.inspect_err(|error| tracing::debug!(error = %error, "worker's state ended"))
+        });
+        let known = known.take_while(|state| std::future::ready(state.is_ok()));
+        Ok(known.filter_map(|state| std::future::ready(state.ok())).boxed())
     }
 
     async fn drain(&self) -> Result<(), WorkerError> {
         self.client.clone().drain(wire::DrainRequest {}).await?;
+        Ok(())
+    }
+
+    async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
+        self.client.clone().set_price(wire::SetPriceRequest::from(rent)).await?;
         Ok(())
     }
 
@@ -141,9 +149,9 @@ impl Call {
                 biased;
                 wish = self.wishes.next(), if self.requests.is_some() => self.pass_on(wish).await,
                 response = self.responses.message() => return match response {
-                    Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::Failed),
-                    Ok(None) => Event::Failed(WorkerError::Unreachable("the stream ended early".to_owned())),
-                    Err(status) => Event::Failed(status.into()),
+                    Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::lost),
+                    Ok(None) => Event::lost(WorkerError::Unreachable("the stream ended early".to_owned())),
+                    Err(status) => Event::lost(status.into()),
                 },
             }
         }

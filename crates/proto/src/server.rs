@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{ModelDigest, Secret};
+use domain::{ModelDigest, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use subtle::ConstantTimeEq;
 use tokio::io::DuplexStream;
@@ -137,6 +137,14 @@ impl wire::worker_server::Worker for Service {
     ) -> Result<Response<wire::DrainResponse>, Status> {
         self.worker.drain().await?;
         Ok(Response::new(wire::DrainResponse {}))
+    }
+
+    async fn set_price(
+        &self,
+        request: Request<wire::SetPriceRequest>,
+    ) -> Result<Response<wire::SetPriceResponse>, Status> {
+        self.worker.set_price(Rent::try_from(request.into_inner())?).await?;
+        Ok(Response::new(wire::SetPriceResponse {}))
     }
 
     async fn model_files(
