@@ -61,7 +61,7 @@ impl AuditEntry {
 fn hash(before: &str, number: u64, draft: &AuditDraft) -> String {
     let line = serde_json::to_string(draft).expect("a line has only fields that JSON has");
     let hash = Sha256::new()
-        
+        .chain_update(before.as_bytes())
         .chain_update(number.to_le_bytes())
         .chain_update(line.as_bytes())
         .finalize();
