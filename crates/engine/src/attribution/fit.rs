@@ -23,6 +23,8 @@ pub(crate) struct Fit {
     memory: Memory,
     /// One solution for each of [`KNEES`].
     solutions: [Factors; KNEES.len()],
+    /// Index of the knee that calibration found.
+    home: usize,
     /// Index of the solution in force.
     chosen: usize,
     error: RecentMean,
@@ -43,6 +45,7 @@ impl Fit {
             costs: guess,
             memory: Memory::default(),
             solutions: [[1.0; 5]; KNEES.len()],
+            home: chosen,
             chosen,
             error: RecentMean::default(),
             unsolved: 0,
@@ -81,6 +84,7 @@ impl Fit {
         self.unit = self.costs.at_least(&floor);
         let chosen = self.costs.over(&self.unit);
         self.solutions = [chosen; KNEES.len()];
+        self.home = self.chosen;
         self.memory = Memory::default();
         self.error = RecentMean::default();
         for (demand, time) in steps {
@@ -130,8 +134,9 @@ impl Fit {
         self.memory.add(&parts, (nanos / predicted).clamp(least, 1.0 + bound));
     }
 
-    /// Finds the costs that fit the memory best. Another knee has to explain a part of `gain` more: knees
-    /// that fit almost equally well, or by chance, do not take turns.
+    /// Finds the costs that fit the memory best. Another knee than that of the calibration has to explain a
+    /// part of `gain` more, and so has one that takes another's place: knees that fit almost equally well, or
+    /// by chance, do not take turns.
     fn solve(&mut self, gain: f64) {
         let mut losses = [0.0; KNEES.len()];
         for (knee, factors) in self.solutions.iter_mut().enumerate() {
@@ -139,7 +144,10 @@ impl Fit {
         }
         let order = |a: &usize, b: &usize| losses[*a].total_cmp(&losses[*b]);
         let best = (0..KNEES.len()).min_by(order).unwrap_or(self.chosen);
-        if losses[best] < losses[self.chosen] * (1.0 - gain) {
+        let gains = |over: usize| losses[best] < losses[over] * (1.0 - gain);
+        if !gains(self.home) {
+            self.chosen = self.home;
+        } else if gains(self.chosen) {
             self.chosen = best;
         }
         self.costs = self.unit.times(self.solutions[self.chosen]);

@@ -1,13 +1,14 @@
 //! What every [`Worker`] must do, as functions to run against each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::{
     Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, NanoUsd, Rent, RequestId,
     Sampling, Usage,
 };
 use futures_util::StreamExt;
-use proto::{Event, Generation, Start, Worker, WorkerError, WorkerState};
+use proto::{Event, Generation, Start, StateStream, Worker, WorkerError, WorkerState};
 
 /// A worker under test. It serves one model and has room for `capacity` sequences in all, running
 /// and waiting.
@@ -71,12 +72,20 @@ async fn read_some(generation: &mut Generation, count: usize) -> Vec<u32> {
 /// Waits for the worker to push a state like this.
 async fn until(subject: &Subject, wanted: impl Fn(&WorkerState) -> bool) -> WorkerState {
     let mut states = subject.worker.watch().await.unwrap();
-    while let Some(state) = states.next().await {
-        if wanted(&state) {
-            return state;
+    next(&mut states, wanted).await
+}
+
+/// Waits for a state like this among those that are still to be pushed.
+async fn next(states: &mut StateStream, wanted: impl Fn(&WorkerState) -> bool) -> WorkerState {
+    let wait = async {
+        while let Some(state) = states.next().await {
+            if wanted(&state) {
+                return state;
+            }
         }
-    }
-    panic!("the worker stopped pushing its state")
+        panic!("the worker stopped pushing its state")
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the worker pushes such a state")
 }
 
 pub(crate) async fn a_sequence_produces_what_was_asked_for(subject: Subject) {
@@ -278,22 +287,20 @@ pub(crate) async fn catching_up_with_another_worker_is_not_billed(subject: Subje
 
 pub(crate) async fn a_change_of_price_is_pushed_at_once(subject: Subject) {
     let mut states = subject.worker.watch().await.unwrap();
-    let first = states.next().await.unwrap();
-    assert_eq!(
-        (first.price_per_hour, first.capacity),
-        (NanoUsd::from_dollars(1), Capacity::OnDemand)
-    );
-    // Nothing runs, so that nothing else makes it push.
+    let mut generation = subject.worker.generate(subject.start(3)).await.unwrap();
+    let (_, end) = read(&mut generation, 0).await;
+    let gpu = end.unwrap().1.gpu;
+    // From here on nothing runs, so that nothing else makes it push.
+    let quiet = |state: &WorkerState| state.running == 0 && state.accounts.requests == gpu;
+    let before = next(&mut states, quiet).await;
+    assert_eq!(before.price_per_hour, NanoUsd::from_dollars(1));
+    assert_eq!(before.capacity, Capacity::OnDemand);
     let price = NanoUsd::from_nanos(123_456_789);
 
     subject.worker.set_price(Rent::new(price, Capacity::Spot).unwrap()).await.unwrap();
 
-    while let Some(state) = states.next().await {
-        if (state.price_per_hour, state.capacity) == (price, Capacity::Spot) {
-            return;
-        }
-    }
-    panic!("the worker stopped pushing its state")
+    let changed = |state: &WorkerState| state.price_per_hour == price;
+    assert_eq!(next(&mut states, changed).await.capacity, Capacity::Spot);
 }
 
 pub(crate) async fn a_worker_is_the_same_incarnation_as_long_as_it_lives(subject: Subject) {
@@ -309,3 +316,6 @@ pub(crate) async fn a_worker_is_the_same_incarnation_as_long_as_it_lives(subject
 pub(crate) async fn incarnation(subject: &Subject) -> IncarnationId {
     until(subject, |_| true).await.incarnation
 }
+
+/// Much longer than any test; a test that would hang fails instead.
+const DEADLINE: Duration = Duration::from_mins(1);
