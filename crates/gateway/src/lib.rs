@@ -7,9 +7,7 @@
 
 mod accounts;
 mod admin;
-mod admin_token;
 mod alerts;
-mod books;
 mod call;
 mod catalog;
 mod config;
@@ -18,7 +16,7 @@ mod failure;
 mod fields;
 mod flow;
 mod gateway;
-mod keys;
+mod installation;
 mod listener;
 mod metrics;
 mod outside;
@@ -27,9 +25,10 @@ mod reply;
 mod server;
 mod text;
 
-pub use admin_token::AdminToken;
-pub use books::{Books, ExportError, ExportFormat, ExportRange, Verification};
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
-pub use keys::{KeyRequest, KeyTable, Keys, KeysError, LimitsRequest};
+pub use installation::{
+    ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine, UsagePage,
+    UsageQuery, Verification,
+};
 pub use listener::{ListenError, Listener};
 pub use server::{GatewayError, InProcessWorker, run};

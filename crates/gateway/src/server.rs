@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admission::bearer::{BearerTokens, KeySetError};
+use admission::tenancy::Registry;
 use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
@@ -24,7 +25,6 @@ use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
 use crate::flow::App;
 use crate::gateway::{Gateway, Parts};
-use crate::keys::Keys;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
@@ -118,9 +118,10 @@ pub async fn run(
         settings: settings.flow,
     }));
 
-    let keys = Keys::new(stores.tenants, stores.pepper.clone());
-    let token = AdminToken::new(&settings.store.data, stores.pepper);
-    let admin = Admin { gateway: Arc::clone(&gateway), keys, token };
+    let tenants = Arc::clone(&stores.tenants);
+    let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
+    let database = stores.database.clone();
+    let admin = Admin { gateway: Arc::clone(&gateway), registry, database };
     let (stopping, stopped) = watch::channel(false);
     let mut background = router.follow();
     background.push(spawn({

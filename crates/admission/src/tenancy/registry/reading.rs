@@ -5,10 +5,11 @@ use serde_json::json;
 
 use super::request::{admin_id, seen};
 use super::{Registry, RegistryError, shortened};
+use crate::ApiKey;
 use crate::tenancy::audit::{AuditDraft, AuditEntry};
 use crate::tenancy::kept::{Kept, RecordId};
 use crate::tenancy::permissions::{Action, Actor, Deed, Officer, Place, Resource};
-use crate::tenancy::records::Role;
+use crate::tenancy::records::{Admin, Role};
 use crate::tenancy::view::View;
 
 /// Which records are asked for, and how many at a time.
@@ -87,6 +88,16 @@ impl Registry {
         let view = self.newest().await?;
         let officer = Officer::of(actor, &view)?;
         Ok((officer.role(), officer.home()))
+    }
+
+    /// The administrator whose token this is, if it is one's who was not revoked.
+    pub async fn recognize(&self, token: &str) -> Result<Option<Actor>, RegistryError> {
+        let Some(token) = ApiKey::parse(token) else { return Ok(None) };
+        // Digests are made with a secret, so how long a comparison takes tells nothing about tokens.
+        let digest = self.pepper.digest(&token);
+        let view = self.newest().await?;
+        let holder = |admin: &&Admin| admin.digest == digest && admin.revoked_at.is_none();
+        Ok(view.all::<Admin>().find(holder).map(|admin| Actor::Admin(admin.id)))
     }
 
     /// One record.
