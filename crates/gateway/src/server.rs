@@ -141,7 +141,8 @@ pub async fn run(
         async move { tokens.follow(&outside).await }
     }));
     let database = stores.database.clone();
-    let alerts = Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
+    let alerts =
+        Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
     background.push(spawn(async move { alerts.run().await }));
     let accounts = Accounts { router, database, clock };
     background.push(spawn(async move { accounts.run().await }));

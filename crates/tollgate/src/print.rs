@@ -48,18 +48,22 @@ pub(crate) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
 pub(crate) fn moment(at: Timestamp) -> String {
     let millis = i64::try_from(at.millis()).ok();
     let at = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
-    at.map_or_else(|| "never".to_owned(), |at| at.round(jiff::Unit::Second).unwrap_or(at).to_string())
+    at.map_or_else(
+        || "never".to_owned(),
+        |at| at.round(jiff::Unit::Second).unwrap_or(at).to_string(),
+    )
 }
 
 /// A date at midnight UTC, or a moment.
 pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
     let date = text.parse::<jiff::civil::Date>().ok();
-    let midnight = date.and_then(|date| TimeZone::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok());
+    let midnight =
+        date.and_then(|date| TimeZone::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok());
     let moment = midnight.or_else(|| text.parse().ok());
     let millis = moment.and_then(|at: jiff::Timestamp| u64::try_from(at.as_millisecond()).ok());
-    millis.map(Timestamp::from_millis).ok_or_else(|| {
-        "neither a date (2026-11-01) nor a moment (2026-11-01T00:00:00Z)".to_owned()
-    })
+    millis
+        .map(Timestamp::from_millis)
+        .ok_or_else(|| "neither a date (2026-11-01) nor a moment (2026-11-01T00:00:00Z)".to_owned())
 }
 
 #[cfg(test)]
@@ -68,7 +72,8 @@ mod tests {
 
     #[test]
     fn figures_stand_at_the_right_and_words_at_the_left() {
-        let rows = [vec!["a".to_owned(), "7".to_owned()], vec!["longer".to_owned(), "12.50".to_owned()]];
+        let rows =
+            [vec!["a".to_owned(), "7".to_owned()], vec!["longer".to_owned(), "12.50".to_owned()]];
 
         let shown = table(&["NAME", "COST"], &rows);
 
@@ -80,7 +85,10 @@ mod tests {
         let noon = parse_moment("2026-11-01T12:00:00Z").unwrap();
 
         assert_eq!(moment(noon), "2026-11-01T12:00:00Z");
-        assert_eq!(parse_moment("2026-11-01").unwrap().since(Timestamp::default()).as_secs() % 86_400, 0);
+        assert_eq!(
+            parse_moment("2026-11-01").unwrap().since(Timestamp::default()).as_secs() % 86_400,
+            0
+        );
         assert!(parse_moment("yesterday").is_err());
     }
 }

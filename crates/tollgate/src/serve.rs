@@ -128,8 +128,7 @@ fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&F
         );
         (shown, api_key.as_str())
     } else {
-        let lost =
-            "\nThe API key was shown at the first run; `tollgate admin keys create` makes another.\n";
+        let lost = "\nThe API key was shown at the first run; `tollgate admin keys create` makes another.\n";
         (lost.to_owned(), "$TOLLGATE_KEY")
     };
     say(&format!(

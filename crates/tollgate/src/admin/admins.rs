@@ -86,9 +86,9 @@ impl Office {
                 organization: organization.context("name its organization with --organization")?,
             },
             (RoleName::Finance, organization, None) => Role::Finance { organization },
-            (RoleName::ProjectMember, None, project) => Role::ProjectMember {
-                project: project.context("name its project with --project")?,
-            },
+            (RoleName::ProjectMember, None, project) => {
+                Role::ProjectMember { project: project.context("name its project with --project")? }
+            }
             _ => bail!("--organization or --project does not fit this role; leave it out"),
         })
     }

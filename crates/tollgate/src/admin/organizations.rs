@@ -68,7 +68,8 @@ impl Command {
             Self::Show { id } => desk.show::<Organization>(id).await,
             Self::Create { name, fields } => {
                 let Fields { time_zone, webhook, webhook_secret, policy, words, .. } = *fields;
-                let webhook = webhook.map(|url| WebhookDraft { url, secret: webhook_secret.map(Secret::new) });
+                let webhook = webhook
+                    .map(|url| WebhookDraft { url, secret: webhook_secret.map(Secret::new) });
                 let policy = policy.patch(&Default::default());
                 let metadata = words.new();
                 desk.change(NewOrganization { name, time_zone, policy, webhook, metadata }).await
@@ -78,7 +79,9 @@ impl Command {
                 let Fields { time_zone, webhook, webhook_secret, no_webhook, policy, words } =
                     *fields;
                 let webhook = match webhook {
-                    Some(url) => Patched::Set(WebhookDraft { url, secret: webhook_secret.map(Secret::new) }),
+                    Some(url) => {
+                        Patched::Set(WebhookDraft { url, secret: webhook_secret.map(Secret::new) })
+                    }
                     None if no_webhook => Patched::Cleared,
                     None => Patched::Same,
                 };

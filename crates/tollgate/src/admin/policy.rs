@@ -115,9 +115,10 @@ pub(super) fn cells(policy: &Policy) -> Vec<String> {
         let soft = if budget.enforcement == Enforcement::Soft { " (soft)" } else { "" };
         format!("{}{window}{soft}{}", budget.amount, of_model(budget.model.as_ref()))
     });
-    let limits = policy.limits.iter().map(|limit| {
-        format!("{} {}{}", limit.max, limit.kind, of_model(limit.model.as_ref()))
-    });
+    let limits = policy
+        .limits
+        .iter()
+        .map(|limit| format!("{} {}{}", limit.max, limit.kind, of_model(limit.model.as_ref())));
     vec![state, words(budgets), words(limits)]
 }
 
@@ -131,7 +132,8 @@ fn of_model(model: Option<&ModelName>) -> String {
 }
 
 fn parse_limit(text: &str) -> Result<LimitDraft, String> {
-    let (first, rest) = text.split_once(',').map_or((text, None), |(first, rest)| (first, Some(rest)));
+    let (first, rest) =
+        text.split_once(',').map_or((text, None), |(first, rest)| (first, Some(rest)));
     let Some((kind, max)) = first.split_once('=') else {
         return Err("must be KIND=MAX, such as requests-per-minute=60".to_owned());
     };
@@ -171,7 +173,9 @@ fn parse_budget(text: &str) -> Result<BudgetDraft, String> {
             ("window", name) => draft.window = parse_window(name)?,
             ("model", name) => draft.model = Some(ModelName::new(name)),
             ("alert", percent) => draft.alert_percent.push(
-                percent.parse().map_err(|_| format!("`{percent}` must be a percentage, such as 80"))?,
+                percent
+                    .parse()
+                    .map_err(|_| format!("`{percent}` must be a percentage, such as 80"))?,
             ),
             _ => {
                 let known = "window=day|week|month|total, soft, hard, alert=PERCENT or model=NAME";
@@ -190,7 +194,8 @@ fn parse_amount(unit: &str, amount: &str) -> Result<Amount, String> {
     match unit {
         "usd" => decimal().map(Amount::Money),
         "tokens" => {
-            let tokens = amount.parse().map_err(|_| format!("`{amount}` must be a whole number"))?;
+            let tokens =
+                amount.parse().map_err(|_| format!("`{amount}` must be a whole number"))?;
             Ok(Amount::Tokens(tokens))
         }
         // Nano-dollars of a dollar, nanoseconds of a second.

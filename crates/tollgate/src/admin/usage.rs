@@ -1,7 +1,9 @@
 //! `tollgate admin usage`.
 
 use clap::{Args, ValueEnum};
-use domain::{Clock, EndUserId, KeyId, ModelName, OrganizationId, ProjectId, SystemClock, Timestamp};
+use domain::{
+    Clock, EndUserId, KeyId, ModelName, OrganizationId, ProjectId, SystemClock, Timestamp,
+};
 use gateway::{UsageGroup, UsageLine, UsageQuery};
 
 use super::desk::Desk;
@@ -63,7 +65,16 @@ impl Usage {
             return say_json(&serde_json::to_value(&lines)?);
         }
         let mut titles: Vec<&str> = by.iter().map(|group| title(*group)).collect();
-        titles.extend(["REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "GPU MS", "COST", "CHARGE"]);
+        titles.extend([
+            "REQUESTS",
+            "FAILED",
+            "PROMPT",
+            "CACHED",
+            "COMPLETION",
+            "GPU MS",
+            "COST",
+            "CHARGE",
+        ]);
         let rows: Vec<Vec<String>> = lines.iter().map(|line| row(line, &by)).collect();
         say(&table(&titles, &rows))
     }
@@ -72,7 +83,9 @@ impl Usage {
         let now = SystemClock.now().millis();
         let today = now - now % DAY_MILLIS;
         UsageQuery {
-            from: self.from.unwrap_or(Timestamp::from_millis(today.saturating_sub(30 * DAY_MILLIS))),
+            from: self
+                .from
+                .unwrap_or(Timestamp::from_millis(today.saturating_sub(30 * DAY_MILLIS))),
             to: self.to.unwrap_or(Timestamp::from_millis(today + DAY_MILLIS)),
             organization: self.organization,
             project: self.project,
