@@ -357,7 +357,7 @@ impl Simulation {
         let least = quantity(self.random.i64(1..20), 1);
         let mut most = quantity(self.random.i64(0..300), self.random.u64(..64));
         most += least;
-        let (mut asked, organization) = (Asked::NotYet, self.organization_of(&claims));
+        let (mut asked, organization) = (Asked::NotYet, Self::organization_of(&claims));
         for _ in 0..4 {
             let now = self.now();
             let slices = &mut self.gateways[gateway].slices;
@@ -378,7 +378,7 @@ impl Simulation {
         }
     }
 
-    fn organization_of(&self, claims: &[Claim]) -> OrganizationId {
+    fn organization_of(claims: &[Claim]) -> OrganizationId {
         let outermost = claims.first().map(|claim| claim.account.scope);
         let Some(ScopeId::Organization(organization)) = outermost else {
             panic!("every caller has rules at its organization")
@@ -638,6 +638,7 @@ fn run(seed: u64, operations: u64) -> Counts {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a history is told by its counts")]
 fn whatever_happens_to_gateways_and_bank_no_budget_is_overspent_and_none_blocks_early() {
     let seed = system_tests::told("TOLLGATE_SIMULATION_SEED");
     let seed = seed.and_then(|text| text.to_str()?.parse().ok());
