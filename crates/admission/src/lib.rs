@@ -31,7 +31,7 @@ pub use directory::{Caller, Directory, Placed, Watched};
 pub use error::{AdmitError, StoreError};
 pub use key::{ApiKey, KeyDigest, Pepper, PepperError};
 pub use ledger::{Admitted, Entry, Ledger, Outcome};
-pub use permit::{Permit, Receipt};
+pub use permit::{Extension, Permit, Receipt};
 pub use quota::{Ask, Grant, Quota, RateState, Rates, Refusal};
 pub use sliced::{Books, SlicedQuota};
 pub use slices::{Asked, SliceSettings, Slices, Step, Wanted};

@@ -46,6 +46,17 @@ pub struct Receipt {
     pub entry: Entry,
 }
 
+/// What came of asking for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// So many tokens are paid for now, in total.
+    Extended(u32),
+    /// A budget, or the caller's own bound, has nothing left.
+    Refused,
+    /// What is left could not be asked for; another try may succeed.
+    Unavailable,
+}
+
 impl Permit {
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -128,34 +139,30 @@ impl Permit {
         (lease.usage, Charge { cost: lease.cost, charge: self.due(&lease).0 })
     }
 
-    /// Holds another slice. The new allowance, or `None` if a budget has nothing left.
-    ///
-    /// An unreachable store refuses too: a hard budget fails closed.
-    pub async fn extend(&self) -> Option<u32> {
+    /// Holds another slice, or says why not: without an answer a hard budget gives nothing.
+    pub async fn extend(&self) -> Extension {
         let lease = self.with_lease(|lease| *lease);
         let target = lease.allowance.saturating_add(SLICE_TOKENS).min(self.max_output);
         let more = |tokens| self.needed(&lease, tokens).beyond(&lease.held);
         let allowed = self.bound.beyond(&lease.held);
         let (least, most) = (more(lease.allowance.saturating_add(1)), more(target).min(&allowed));
+        let mut otherwise = Extension::Refused;
         if most != Quantity::ZERO && least.beyond(&allowed) == Quantity::ZERO {
-            self.hold_more(&least, &most).await;
+            match self.shared.quota.extend(self.hold(), &least, &most).await {
+                Ok(Ok(grant)) => self.with_lease(|lease| lease.held += grant.amount),
+                Ok(Err(_)) => {}
+                Err(error) => {
+                    tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
+                    otherwise = Extension::Unavailable;
+                }
+            }
         }
         self.with_lease(|lease| {
             let extended = self.affordable(lease).min(target);
             let longer = extended > lease.allowance;
             lease.allowance = lease.allowance.max(extended);
-            longer.then_some(extended)
+            if longer { Extension::Extended(extended) } else { otherwise }
         })
-    }
-
-    async fn hold_more(&self, least: &Quantity, most: &Quantity) {
-        match self.shared.quota.extend(self.hold(), least, most).await {
-            Ok(Ok(grant)) => self.with_lease(|lease| lease.held += grant.amount),
-            Ok(Err(_)) => {}
-            Err(error) => {
-                tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
-            }
-        }
     }
 
     /// Ends the hold: writes the ledger row, then gives back what was not used.

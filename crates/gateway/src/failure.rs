@@ -145,6 +145,12 @@ impl Failure {
         Self::ours(ErrorKind::DeadlineExceeded, None, "the request's deadline passed")
     }
 
+    /// Nobody can say whether a budget has more for a running stream.
+    pub(crate) fn unpayable() -> Self {
+        let retry_in = Some(Duration::from_secs(1));
+        Self::ours(ErrorKind::Unavailable, retry_in, "budgets could not be asked for too long")
+    }
+
     /// More requests run than this gateway holds at a time.
     pub(crate) fn crowded() -> Self {
         let retry_in = Some(Duration::from_secs(1));

@@ -1,6 +1,6 @@
 //! A budget is never overspent and never blocks early.
 
-use admission::{AdmitError, Outcome, Permit};
+use admission::{AdmitError, Extension, Outcome, Permit};
 use domain::{FinishReason, GpuTime, NanoUsd, Usage};
 use proptest::prelude::*;
 
@@ -14,7 +14,8 @@ async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
             Usage { prompt_tokens: prompt, completion_tokens: produced, gpu, ..Usage::default() };
         assert!(produced <= permit.allowance(), "the worker would have stopped before");
         permit.record(usage, NanoUsd::ZERO);
-        if permit.runs_short() && permit.extend().await.is_none() && permit.is_used_up() {
+        if permit.runs_short() && permit.extend().await == Extension::Refused && permit.is_used_up()
+        {
             return produced;
         }
     }

@@ -1,10 +1,11 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use admission::bank::Founding;
+use admission::bank::{Bank, BankError, Draw, Drawn, Founding};
 use admission::tenancy::{
     Actor, Amount, BudgetDraft, Enforcement, MemoryTenants, NewKey, Registry, Terms, Window,
 };
@@ -38,6 +39,7 @@ struct World {
     gateway: Arc<Gateway>,
     worker: Arc<ScriptedWorker>,
     written: Arc<Written>,
+    bank: Arc<MutableBank>,
     key: String,
     background: Vec<AbortOnDropHandle<()>>,
 }
@@ -61,8 +63,14 @@ impl World {
         let slices = SliceSettings { gateways: 1, request_timeout: Duration::from_mins(10) };
         let slices = Slices::new(gateway_id, 1, slices);
         let written = Arc::new(Written::default());
-        let bank = Arc::new(MemoryBank::new(Arc::clone(&clock)));
-        let quota = SlicedQuota::new(slices, bank, Arc::clone(&written) as _, Arc::clone(&clock));
+        let bank = MemoryBank::new(Arc::clone(&clock));
+        let bank = Arc::new(MutableBank { bank, silent: AtomicBool::new(false) });
+        let quota = SlicedQuota::new(
+            slices,
+            Arc::clone(&bank) as _,
+            Arc::clone(&written) as _,
+            Arc::clone(&clock),
+        );
         let worker = Arc::new(ScriptedWorker::new(info(), files(), 4).paced(pace));
         let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
         let router = Router::new(named, RouterSettings::default());
@@ -89,6 +97,7 @@ impl World {
             gateway,
             worker,
             written,
+            bank,
             key: key.expose().to_owned(),
             background,
         };
@@ -168,6 +177,34 @@ impl Ledger for Written {
     }
 }
 
+/// A bank that can fall silent.
+struct MutableBank {
+    bank: MemoryBank,
+    silent: AtomicBool,
+}
+
+impl MutableBank {
+    fn fall_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
+    fn speak(&self) -> Result<&MemoryBank, BankError> {
+        let silent = self.silent.load(Ordering::SeqCst);
+        if silent { Err(BankError("nobody is there".into())) } else { Ok(&self.bank) }
+    }
+}
+
+#[async_trait]
+impl Bank for MutableBank {
+    async fn draw(&self, draw: &Draw) -> Result<Drawn, BankError> {
+        self.speak()?.draw(draw).await
+    }
+
+    async fn found(&self, of: OrganizationId, foundings: &[Founding]) -> Result<(), BankError> {
+        self.speak()?.found(of, foundings).await
+    }
+}
+
 #[async_trait]
 impl Books for Written {
     async fn settle_up(&self) -> Result<(), StoreError> {
@@ -193,6 +230,17 @@ fn of(amount: NanoUsd) -> BudgetDraft {
         alert_percent: Vec::new(),
         model: None,
     }
+}
+
+/// What came until there were `number` events.
+async fn until_events(connection: &mut DuplexStream, number: usize) -> String {
+    let mut seen = Vec::new();
+    while String::from_utf8_lossy(&seen).matches("data: ").count() < number {
+        let mut part = [0; 4096];
+        let count = connection.read(&mut part).await.unwrap();
+        seen.extend_from_slice(&part[..count]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
 }
 
 fn info() -> ModelInfo {
@@ -296,12 +344,7 @@ async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
     let world = World::new(Duration::from_secs(1)).await;
     let mut connection = world.send(&world.request(&ask(1000, true))).await;
 
-    let mut seen = Vec::new();
-    while String::from_utf8_lossy(&seen).matches("data: ").count() < 4 {
-        let mut part = [0; 4096];
-        let count = connection.read(&mut part).await.unwrap();
-        seen.extend_from_slice(&part[..count]);
-    }
+    until_events(&mut connection, 4).await;
     drop(connection);
 
     let rows = world.rows().await;
@@ -325,6 +368,39 @@ async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
     assert!(rows[0].2 <= 50_000 && rows[0].2 > 50_000 - 400, "charged {}", rows[0].2);
     let refused = world.chat(&ask(1, false)).await;
     assert!(refused.contains("insufficient_quota") && refused.contains("x-should-retry: false"));
+}
+
+#[tokio::test]
+async fn a_stream_waits_while_nobody_can_say_what_its_budget_has_left_and_then_goes_on() {
+    let world = World::with(Duration::from_millis(10), Some(10_000_000)).await;
+    let mut connection = world.send(&world.request(&ask(1500, true))).await;
+    let mut told = until_events(&mut connection, 4).await;
+
+    world.bank.fall_silent(true);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    world.bank.fall_silent(false);
+    connection.read_to_string(&mut told).await.unwrap();
+
+    assert!(told.contains("\"finish_reason\":\"length\"") && !told.contains("error"), "{told}");
+    let rows = world.rows().await;
+    assert_eq!((rows[0].0.as_str(), rows[0].1), ("length", 1500));
+}
+
+#[tokio::test]
+async fn a_stream_whose_budget_nobody_can_tell_for_long_ends_with_an_error_and_pays_for_what_came()
+{
+    let world = World::with(Duration::from_millis(10), Some(10_000_000)).await;
+    let mut connection = world.send(&world.request(&ask(1500, true))).await;
+    let mut told = until_events(&mut connection, 4).await;
+
+    world.bank.fall_silent(true);
+    connection.read_to_string(&mut told).await.unwrap();
+
+    assert!(told.contains("server_error") && !told.contains("budget_exceeded"), "{told}");
+    let rows = world.rows().await;
+    assert_eq!(rows[0].0, "unavailable");
+    assert!((65..1500).contains(&rows[0].1), "{} tokens", rows[0].1);
+    assert!(rows[0].2 >= rows[0].1 * 400);
 }
 
 #[tokio::test]
