@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::accounts::Accounts;
-use crate::admin::{self, Admin};
+use crate::admin::{self, AdminApi};
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
@@ -121,7 +121,7 @@ pub async fn run(
     let tenants = Arc::clone(&stores.tenants);
     let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
     let database = stores.database.clone();
-    let admin = Admin { gateway: Arc::clone(&gateway), registry, database };
+    let admin = AdminApi::new(Arc::clone(&gateway), registry, database, Arc::clone(&clock));
     let (stopping, stopped) = watch::channel(false);
     let mut background = router.follow();
     background.push(spawn({
@@ -141,7 +141,8 @@ pub async fn run(
         async move { tokens.follow(&outside).await }
     }));
     let database = stores.database.clone();
-    let alerts = Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
+    let alerts =
+        Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
     background.push(spawn(async move { alerts.run().await }));
     let accounts = Accounts { router, database, clock };
     background.push(spawn(async move { accounts.run().await }));
@@ -186,7 +187,7 @@ fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-fn serve_admin(listener: Listener, admin: Admin) -> Result<AbortOnDropHandle<()>, GatewayError> {
+fn serve_admin(listener: Listener, admin: AdminApi) -> Result<AbortOnDropHandle<()>, GatewayError> {
     let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
     Ok(spawn(async move {
         // axum's accept loop does not end by itself.
