@@ -611,7 +611,7 @@ fn of(quantity: &Quantity, measure: Measure) -> i64 {
 
 fn run(seed: u64, operations: u64) -> Counts {
     let mut simulation = Simulation::new(seed);
-    for operation in 0..operations {
+    for _ in 0..operations {
         simulation.operate();
         simulation.check(seed);
     }

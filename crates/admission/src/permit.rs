@@ -35,6 +35,7 @@ struct Lease {
     allowance: u32,
     usage: Usage,
     cost: NanoUsd,
+    waived: bool,
     settled: bool,
 }
 
@@ -109,6 +110,11 @@ impl Permit {
             lease.usage = usage;
             lease.cost = cost;
         });
+    }
+
+    /// The tenant pays nothing for what was used: it got nothing of it.
+    pub fn waive(&self) {
+        self.with_lease(|lease| lease.waived = true);
     }
 
     /// Notes which workers did it.
@@ -188,6 +194,9 @@ impl Permit {
 
     /// What limits and budgets count: never more than was held, so that no budget is overspent.
     fn counted(&self, outcome: &Outcome, lease: &Lease, charge: NanoUsd) -> Quantity {
+        if lease.waived {
+            return Quantity::ZERO;
+        }
         let Usage { prompt_tokens, completion_tokens, gpu, .. } = lease.usage;
         let tokens = match outcome {
             Outcome::Finished(_) | Outcome::ClientGone | Outcome::CacheHit => {
@@ -201,7 +210,8 @@ impl Permit {
 
     /// What the tenant pays, and what the price asks beyond what was held.
     fn due(&self, lease: &Lease) -> (NanoUsd, NanoUsd) {
-        if lease.usage.gpu == GpuTime::ZERO && lease.usage.completion_tokens == 0 {
+        let nothing = lease.usage.gpu == GpuTime::ZERO && lease.usage.completion_tokens == 0;
+        if nothing || lease.waived {
             return (NanoUsd::ZERO, NanoUsd::ZERO);
         }
         let asked = self.price.charge(&lease.usage);

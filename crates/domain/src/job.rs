@@ -162,6 +162,7 @@ mod tests {
             stop: Vec::new(),
             reproducible: true,
             price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
+            bound: OwnBound::default(),
         }
     }
 

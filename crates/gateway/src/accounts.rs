@@ -36,6 +36,7 @@ impl Accounts {
                 worker: name.clone(),
                 incarnation: state.incarnation.to_string(),
                 at,
+                sequences: u64::from(state.running) + u64::from(state.waiting),
                 requests: accounts.requests,
                 idle: accounts.idle,
                 overhead: accounts.overhead,

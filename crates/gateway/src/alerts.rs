@@ -46,7 +46,9 @@ impl Alerts {
             let claim = std::slice::from_ref(&watched.claim);
             let spent = self.database.spent(watched.organization, claim).await?;
             let spent: i64 = spent.iter().flat_map(|one| &one.spent).map(|(_, sum)| sum).sum();
-            raised.extend(reached(&watched, spent).map(|percent| alert(&watched, percent, spent, now)));
+            raised.extend(
+                reached(&watched, spent).map(|percent| alert(&watched, percent, spent, now)),
+            );
         }
         if !raised.is_empty() {
             self.database.raise(&raised).await?;
@@ -93,9 +95,7 @@ fn alert(watched: &Watched, percent: u32, spent: i64, now: Timestamp) -> Alert {
     let (unit, amount) = match watched.amount {
         Amount::Money(amount) => ("nano_usd", amount.nanos()),
         Amount::Tokens(amount) => ("tokens", i64::try_from(amount).unwrap_or(i64::MAX)),
-        Amount::GpuTime(amount) => {
-            ("gpu_nanos", i64::try_from(amount.nanos()).unwrap_or(i64::MAX))
-        }
+        Amount::GpuTime(amount) => ("gpu_nanos", i64::try_from(amount.nanos()).unwrap_or(i64::MAX)),
     };
     let id = format!("{}/{}/{}/{percent}", account.rule, account.scope, account.window.millis());
     let body: Value = json!({

@@ -167,7 +167,10 @@ impl Catalog {
             stop: call.stop,
             reproducible: call.reproducible,
             // The price of this moment; what it becomes later is another request's.
-            price: self.directory.price(&model.info.name, &model.info.digest).unwrap_or(model.price),
+            price: self
+                .directory
+                .price(&model.info.name, &model.info.digest)
+                .unwrap_or(model.price),
             bound: call.bound,
         };
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;

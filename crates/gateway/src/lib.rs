@@ -27,8 +27,8 @@ mod text;
 
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
 pub use installation::{
-    ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine, UsagePage,
-    UsageQuery, Verification,
+    ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
+    UsagePage, UsageQuery, Verification,
 };
 pub use listener::{ListenError, Listener};
 pub use server::{GatewayError, InProcessWorker, run};

@@ -106,7 +106,11 @@ impl Gateway {
             give_up(&mut answer).await;
         }
         let used = answer.used();
-        permit.record(delivered(exchange, &relayed, used.usage), used.cost);
+        permit.record(used.usage, used.cost);
+        permit.record_work(answer.work());
+        if nothing_delivered(exchange, &relayed) {
+            permit.waive();
+        }
         self.metrics().redone(used.usage.times.recompute.nanos());
         let relayed = relayed?;
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish)
@@ -144,13 +148,10 @@ impl Gateway {
     }
 }
 
-/// What the tenant pays for: a whole answer that failed on our side delivered nothing.
-fn delivered(exchange: &Exchange, relayed: &Result<Relayed, Failure>, usage: Usage) -> Usage {
+/// Whether there is nothing to pay for: a whole answer that failed on our side delivered nothing.
+fn nothing_delivered(exchange: &Exchange, relayed: &Result<Relayed, Failure>) -> bool {
     let ours = matches!(relayed, Err(failure) if failure.kind() != ErrorKind::ClientGone);
-    if ours && exchange.delivery == Delivery::Whole {
-        return Usage { prompt_tokens: usage.prompt_tokens, ..Usage::default() };
-    }
-    usage
+    ours && exchange.delivery == Delivery::Whole
 }
 
 /// The next piece, unless the client leaves or the deadline passes first.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage};
+use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
 use proto::{Control, Event, Start, WorkerError};
 
 use crate::error::RouteError;
@@ -22,8 +22,8 @@ pub struct Answer {
     placed: Placed,
     attempts: u32,
     used: Used,
-    /// What workers before this one spent.
-    before: Spent,
+    /// What workers before this one did, and what they spent on it.
+    before: (Vec<Work>, Spent),
     /// What this worker has spent so far.
     here: Spent,
 }
@@ -44,6 +44,8 @@ struct Spent {
     gpu: GpuTime,
     times: Times,
     cost: NanoUsd,
+    /// The worker said that this is all.
+    complete: bool,
 }
 
 /// What comes next.
@@ -74,13 +76,20 @@ impl Answer {
         let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
         let used = Used { usage, ..Used::default() };
         let model = job.model().clone();
-        let (before, here) = (Spent::default(), Spent::default());
+        let (before, here) = Default::default();
         Ok(Self { router, model, start, placed, attempts: 1, used, before, here })
     }
 
     /// What was used so far.
     pub const fn used(&self) -> Used {
         self.used
+    }
+
+    /// What each worker did, in turn.
+    pub fn work(&self) -> Vec<Work> {
+        let mut work = self.before.0.clone();
+        work.push(self.work_here());
+        work
     }
 
     /// The worker that runs it now.
@@ -166,6 +175,7 @@ impl Answer {
     fn hear_last_word(&mut self, usage: &Usage) {
         self.here.gpu = usage.gpu;
         self.here.times = usage.times;
+        self.here.complete = true;
         if self.attempts == 1 {
             // A later worker speaks of what it computed again, which is not the tenant's.
             self.used.usage.cached_tokens = usage.cached_tokens.min(usage.prompt_tokens);
@@ -176,9 +186,21 @@ impl Answer {
     fn sum_up(&mut self) {
         // Rounded up once for each worker.
         self.here.cost = self.here.gpu.cost(self.placed.price_per_hour);
-        self.used.usage.gpu = self.before.gpu + self.here.gpu;
-        self.used.usage.times = self.before.times + self.here.times;
-        self.used.cost = self.before.cost + self.here.cost;
+        let (_, before) = &self.before;
+        self.used.usage.gpu = before.gpu + self.here.gpu;
+        self.used.usage.times = before.times + self.here.times;
+        self.used.cost = before.cost + self.here.cost;
+    }
+
+    fn work_here(&self) -> Work {
+        Work {
+            worker: self.worker().to_owned(),
+            incarnation: self.placed.incarnation.clone(),
+            gpu: self.here.gpu,
+            recompute: self.here.times.recompute,
+            price_per_hour: self.placed.price_per_hour,
+            complete: self.here.complete,
+        }
     }
 
     fn finish(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
@@ -201,10 +223,13 @@ impl Answer {
             self.placed.member.lose(&failure);
         }
         self.attempts += 1;
-        let Spent { gpu, times, cost } = std::mem::take(&mut self.here);
-        self.before.gpu += gpu;
-        self.before.times = self.before.times + times;
-        self.before.cost += cost;
+        let work = self.work_here();
+        let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
+        let (works, before) = &mut self.before;
+        works.push(work);
+        before.gpu += gpu;
+        before.times = before.times + times;
+        before.cost += cost;
         self.placed = self.router.place(&self.start, &self.model).await?;
         Ok(())
     }

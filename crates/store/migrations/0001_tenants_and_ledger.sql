@@ -121,6 +121,7 @@ CREATE TABLE worker_accounts (
     worker             TEXT NOT NULL,
     incarnation        TEXT NOT NULL,
     at                 BIGINT NOT NULL,
+    sequences          BIGINT NOT NULL,
     requests_nanos     BIGINT NOT NULL,
     idle_nanos         BIGINT NOT NULL,
     overhead_nanos     BIGINT NOT NULL,

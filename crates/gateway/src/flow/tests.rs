@@ -1,11 +1,16 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use admission::{Admission, AdmissionParts, ApiKey, Budget, Directory, Limits, NewKey};
+use admission::tenancy::{
+    Actor, Amount, BudgetDraft, Enforcement, LimitDraft, NewKey, Registry, Terms, Window,
+};
+use admission::{
+    Admission, AdmissionParts, Admitted, Directory, Entry, Ledger, SliceSettings, StoreError,
+};
+use async_trait::async_trait;
 use domain::{ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Price, SystemClock};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -27,47 +32,56 @@ struct World {
     app: Arc<App>,
     gateway: Arc<Gateway>,
     worker: Arc<ScriptedWorker>,
-    ledger: Arc<store::JournaledLedger>,
-    folder: tempfile::TempDir,
+    written: Arc<Written>,
+    _folder: tempfile::TempDir,
     key: String,
     background: Vec<AbortOnDropHandle<()>>,
 }
 
 impl World {
     async fn new(pace: Duration) -> Self {
-        Self::with(pace, Limits::default(), None).await
+        Self::with(pace, Vec::new(), None).await
     }
 
-    async fn with(pace: Duration, limits: Limits, budget: Option<i64>) -> Self {
+    async fn with(pace: Duration, limits: Vec<LimitDraft>, budget: Option<i64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(SystemClock);
         let cache = Some(MemoryCacheSettings::default());
-        let settings = StoreSettings { data: folder.path().to_owned(), cache, redis: None };
-        let stores = store::open(&settings, Arc::clone(&clock) as _).await.unwrap();
-        let key = ApiKey::generate();
-        let new = NewKey {
-            name: "test".to_owned(),
-            project: "default".to_owned(),
-            digest: stores.pepper.digest(&key),
-            limits,
-            budget: budget.map(|nanos| Budget { amount: NanoUsd::from_nanos(nanos) }),
-            models: Vec::new(),
+        let slices = SliceSettings { gateways: 1, request_timeout: Duration::from_secs(600) };
+        let settings = StoreSettings {
+            data: folder.path().to_owned(),
+            postgres: None,
+            redis: None,
+            pepper_file: None,
+            cache,
+            slices,
         };
-        stores.tenants.create_key(new).await.unwrap();
+        let stores = store::open(&settings, Arc::clone(&clock) as _).await.unwrap();
+        let tenants = Arc::clone(&stores.tenants);
+        let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock) as _);
+        let project = registry.project_named("default").await.unwrap();
+        let mut new = NewKey::called("test", project.id);
+        new.policy.limits = Some(limits);
+        new.policy.budgets = budget.map(|nanos| vec![of(NanoUsd::from_nanos(nanos))]);
+        let made = registry.change(Actor::Local, &new, &Terms::default()).await.unwrap();
+        let key = made.secret.unwrap();
         let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper).await.unwrap();
+        let directory = Arc::new(directory);
         let worker = Arc::new(ScriptedWorker::new(info(), files(), 4).paced(pace));
         let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
         let router = Router::new(named, RouterSettings::default());
         let background = router.follow();
+        let written = Arc::new(Written { ledger: stores.ledger, rows: Mutex::default() });
         let parts = AdmissionParts {
-            directory: Arc::new(directory),
+            gateway: stores.gateway,
+            directory: Arc::clone(&directory),
             quota: stores.quota,
-            ledger: Arc::clone(&stores.ledger) as _,
+            ledger: Arc::clone(&written) as _,
             clock: Arc::clone(&clock) as _,
         };
         let gateway = Arc::new(Gateway::new(Parts {
             admission: Admission::new(parts),
-            catalog: Catalog::new(Arc::clone(&router), prices(), 100),
+            catalog: Catalog::new(Arc::clone(&router), directory, prices(), 100),
             router,
             cache: Some(cache::Cache::new(stores.cache)),
             metrics: Metrics::new().unwrap(),
@@ -78,8 +92,8 @@ impl World {
             app: Arc::new(App::new(Arc::clone(&gateway))),
             gateway,
             worker,
-            ledger: stores.ledger,
-            folder,
+            written,
+            _folder: folder,
             key: key.expose().to_owned(),
             background,
         };
@@ -132,15 +146,43 @@ impl World {
         while self.gateway.admission().open_holds().await.unwrap() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // The database works in threads of its own, which a stopped clock does not wait for.
-        tokio::time::resume();
-        self.ledger.flush().await.unwrap();
-        rows(self.folder.path()).await
+        let rows = self.written.rows.lock().unwrap();
+        let row = |row: &Entry| {
+            let tokens = i64::from(row.usage.completion_tokens);
+            (row.outcome.name().to_owned(), tokens, row.charge.charge.nanos())
+        };
+        rows.iter().map(row).collect()
     }
 }
 
-async fn rows(data: &Path) -> Vec<(String, i64, i64)> {
-    store::tenants(data).await.unwrap().outcomes().await.unwrap()
+/// The ledger, and every row that was written into it.
+struct Written {
+    ledger: Arc<store::JournaledLedger>,
+    rows: Mutex<Vec<Entry>>,
+}
+
+#[async_trait]
+impl Ledger for Written {
+    async fn open(&self, admitted: &Admitted) -> Result<(), StoreError> {
+        self.ledger.open(admitted).await
+    }
+
+    async fn close(&self, entry: &Entry) -> Result<(), StoreError> {
+        self.ledger.close(entry).await?;
+        self.rows.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+}
+
+fn of(amount: NanoUsd) -> BudgetDraft {
+    BudgetDraft {
+        id: None,
+        amount: Amount::Money(amount),
+        window: Window::Total,
+        enforcement: Enforcement::Hard,
+        alert_percent: Vec::new(),
+        model: None,
+    }
 }
 
 fn info() -> ModelInfo {
@@ -261,7 +303,7 @@ async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
 
 #[tokio::test]
 async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
-    let world = World::with(Duration::ZERO, Limits::default(), Some(50_000)).await;
+    let world = World::with(Duration::ZERO, Vec::new(), Some(50_000)).await;
 
     let reply = world.chat(&ask(1000, true)).await;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{
     ErrorKind, FinishReason, GpuTime, Job, JobParts, ModelDigest, ModelFiles, ModelInfo, ModelName,
-    NanoUsd, Price, RequestId, Sampling,
+    NanoUsd, OwnBound, Price, RequestId, Sampling,
 };
 use proptest::prelude::*;
 use proto::{ScriptedWorker, Worker};
@@ -70,6 +70,7 @@ fn job(max_output: u32) -> Job {
         stop: Vec::new(),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
+        bound: OwnBound::default(),
     })
     .unwrap()
 }
@@ -217,6 +218,7 @@ async fn a_model_nobody_serves_has_no_worker() {
         stop: Vec::new(),
         reproducible: false,
         price: *parts_job.price(),
+        bound: OwnBound::default(),
     })
     .unwrap();
 

@@ -17,6 +17,8 @@ pub struct WorkerAccounts {
     pub incarnation: String,
     /// When it said so.
     pub at: Timestamp,
+    /// Sequences it had then: its requests' time is known in full only when it has none.
+    pub sequences: u64,
     /// On requests.
     pub requests: GpuTime,
     /// On nothing.
@@ -64,11 +66,15 @@ impl Database {
 }
 
 fn row(accounts: &WorkerAccounts) -> Vec<Cell> {
-    let WorkerAccounts { worker, incarnation, at, requests, idle, overhead, .. } = accounts;
-    let WorkerAccounts { preemption, migration, abandoned, wall, .. } = accounts;
+    let WorkerAccounts { worker, incarnation, at, sequences, requests, idle, .. } = accounts;
+    let WorkerAccounts { overhead, preemption, migration, abandoned, wall, .. } = accounts;
     let times = [requests, idle, overhead, preemption, migration, abandoned, wall];
-    let mut row: Vec<Cell> =
-        vec![worker.as_str().into(), incarnation.as_str().into(), at.millis().into()];
+    let mut row: Vec<Cell> = vec![
+        worker.as_str().into(),
+        incarnation.as_str().into(),
+        at.millis().into(),
+        (*sequences).into(),
+    ];
     row.extend(times.iter().map(|time| Cell::from(time.nanos())));
     row
 }
@@ -79,6 +85,7 @@ fn accounts(row: &AnyRow) -> sqlx::Result<WorkerAccounts> {
         worker: row.try_get("worker")?,
         incarnation: row.try_get("incarnation")?,
         at: Timestamp::from_millis(count(row, "at")?),
+        sequences: count(row, "sequences")?,
         requests: time("requests_nanos")?,
         idle: time("idle_nanos")?,
         overhead: time("overhead_nanos")?,
@@ -95,6 +102,7 @@ const INSERT: Insert = Insert {
         "worker",
         "incarnation",
         "at",
+        "sequences",
         "requests_nanos",
         "idle_nanos",
         "overhead_nanos",
@@ -103,7 +111,7 @@ const INSERT: Insert = Insert {
         "abandoned_nanos",
         "wall_nanos",
     ],
-    then: "ON CONFLICT (worker, incarnation) DO UPDATE SET at = excluded.at, \
+    then: "ON CONFLICT (worker, incarnation) DO UPDATE SET at = excluded.at, sequences = excluded.sequences, \
         requests_nanos = excluded.requests_nanos, idle_nanos = excluded.idle_nanos, \
         overhead_nanos = excluded.overhead_nanos, preemption_nanos = excluded.preemption_nanos, \
         migration_nanos = excluded.migration_nanos, abandoned_nanos = excluded.abandoned_nanos, \

@@ -6,7 +6,6 @@ use admission::tenancy::{
 };
 use async_trait::async_trait;
 use domain::{Clock as _, SystemClock};
-use sha2::{Digest as _, Sha256};
 use sqlx::any::{Any, AnyRow};
 use sqlx::{Row as _, Transaction};
 
@@ -130,19 +129,15 @@ async fn append_audit(
     transaction: &mut Transaction<'static, Any>,
     draft: &AuditDraft,
 ) -> sqlx::Result<()> {
-    let last = sqlx::query("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1")
+    let last = sqlx::query("SELECT number, line, hash FROM audit ORDER BY number DESC LIMIT 1")
         .fetch_optional(&mut **transaction)
         .await?;
-    let (number, before) = match last {
-        Some(row) => (row.try_get::<i64, _>("number")? + 1, row.try_get("hash")?),
-        None => (1, String::new()),
-    };
-    let line = to_json(draft)?;
-    let hash = chained(&before, number, &line);
+    let last = last.as_ref().map(audit_entry).transpose()?;
+    let entry = AuditEntry::after(last.as_ref(), draft.clone());
     sqlx::query("INSERT INTO audit (number, line, hash) VALUES ($1, $2, $3)")
-        .bind(number)
-        .bind(line)
-        .bind(hash)
+        .bind(integer(entry.number))
+        .bind(to_json(&entry.draft)?)
+        .bind(entry.hash)
         .execute(&mut **transaction)
         .await?;
     Ok(())
@@ -167,18 +162,7 @@ async fn remember(
     Ok(())
 }
 
-/// The hash of a line of the audit log: SHA-256 over the hash before it, its number and its text.
-pub(super) fn chained(before: &str, number: i64, line: &str) -> String {
-    let hash = Sha256::new()
-        .chain_update(before.as_bytes())
-        .chain_update(number.to_le_bytes())
-        .chain_update(line.as_bytes())
-        .finalize();
-    let digits: Vec<String> = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    digits.concat()
-}
-
-fn audit_entry(row: &AnyRow) -> sqlx::Result<AuditEntry> {
+pub(super) fn audit_entry(row: &AnyRow) -> sqlx::Result<AuditEntry> {
     let line: String = row.try_get("line")?;
     Ok(AuditEntry {
         number: count(row, "number")?,

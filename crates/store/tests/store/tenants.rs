@@ -40,6 +40,7 @@ fn draft(action: &str) -> AuditDraft {
         actor: "admin_1".to_owned(),
         action: action.to_owned(),
         resource: String::new(),
+        organization: None,
         outcome: "done".to_owned(),
         detail: json!({ "name": "x" }),
     }
