@@ -18,7 +18,7 @@ mod scenario;
 mod threshold;
 mod trace;
 
-pub use client::{Client, Failure, Question, Sample, Target};
+pub use client::{Client, Failure, Question, Sample, Target, http};
 pub use figures::{Figures, Metric, Round};
 pub use load::{Bodies, Load, Planned, completion, poisson};
 pub use percentiles::Percentiles;

@@ -100,7 +100,7 @@ impl Product {
     /// Makes a key in a project of its own, in the gateway's folder `data`.
     pub async fn key(&self, data: &Path, tenant: &str) -> anyhow::Result<String> {
         let mut command = self.command();
-        command.args(["keys", "create", "--json", "--name", tenant, "--project", tenant]);
+        command.args(["admin", "keys", "create", "--json", "--name", tenant, "--project", tenant]);
         let made = command.arg("--data").arg(data).output().await.context("make a key")?;
         let said = String::from_utf8_lossy(&made.stderr);
         ensure!(made.status.success(), "make a key for {tenant}: {}", said.trim());

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpStream;
 
-use crate::Process;
 use crate::serve::is_ready;
+use crate::{Process, http};
 
 /// A running `tollgate gateway`. Killed when dropped.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Gateway {
     /// Waits until the gateway says that it is ready; without a worker it may never be.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let url = format!("{}/readyz", self.endpoint());
-        let http = reqwest::Client::builder().no_proxy().build().context("build a client")?;
+        let http = http().build().context("build a client")?;
         let look = async || is_ready(&http, &url).await.then_some(());
         self.0.process.until("become ready", START_LIMIT, look).await
     }

@@ -14,6 +14,7 @@ use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use proto::{ConnectError, GrpcWorker, Worker};
 use routing::{Router, RouterSettings};
+use store::Stores;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -123,29 +124,18 @@ pub async fn run(
     let database = stores.database.clone();
     let admin = AdminApi::new(Arc::clone(&gateway), registry, database, Arc::clone(&clock));
     let (stopping, stopped) = watch::channel(false);
-    let mut background = router.follow();
-    background.push(spawn({
-        let directory = Arc::clone(&directory);
-        async move { directory.follow().await }
-    }));
-    background.push(spawn({
-        let gateway = Arc::clone(&gateway);
-        async move { gateway.catalog().follow().await }
-    }));
-    background.push(spawn({
-        let stores = Arc::clone(&stores);
-        async move { stores.run().await }
-    }));
-    background.push(spawn({
-        let outside = outside.clone();
-        async move { tokens.follow(&outside).await }
-    }));
-    let database = stores.database.clone();
-    let alerts =
-        Alerts { directory, database: database.clone(), outside, clock: Arc::clone(&clock) };
-    background.push(spawn(async move { alerts.run().await }));
-    let accounts = Accounts { router, database, clock };
-    background.push(spawn(async move { accounts.run().await }));
+    let accounts =
+        Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) };
+    let accounts = Arc::new(accounts);
+    let beside = Beside {
+        directory,
+        stores: Arc::clone(&stores),
+        tokens,
+        outside,
+        accounts: Arc::clone(&accounts),
+        clock,
+    };
+    let mut background = beside.start(&gateway);
     background.push(serve_admin(admin_listener, admin)?);
     let serving = serve(listener, &settings, &gateway, stopped)?;
 
@@ -161,9 +151,42 @@ pub async fn run(
     drain(&gateway, settings.drain_timeout).await;
     drop(serving);
     gateway.admission().close().await;
+    accounts.keep().await;
     stores.ledger.flush().await?;
     drop(background);
     Ok(())
+}
+
+/// What goes on beside the answering of requests.
+struct Beside {
+    directory: Arc<Directory>,
+    stores: Arc<Stores>,
+    tokens: Arc<BearerTokens>,
+    outside: Outside,
+    accounts: Arc<Accounts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Beside {
+    /// Starts everything; each goes on until it is dropped.
+    fn start(self, gateway: &Arc<Gateway>) -> Vec<AbortOnDropHandle<()>> {
+        let Self { directory, stores, tokens, outside, accounts, clock } = self;
+        let alerts = Alerts {
+            directory: Arc::clone(&directory),
+            database: stores.database.clone(),
+            outside: outside.clone(),
+            clock,
+        };
+        let catalog = Arc::clone(gateway);
+        let mut background = gateway.router().follow();
+        background.push(spawn(async move { directory.follow().await }));
+        background.push(spawn(async move { catalog.catalog().follow().await }));
+        background.push(spawn(async move { stores.run().await }));
+        background.push(spawn(async move { tokens.follow(&outside).await }));
+        background.push(spawn(async move { alerts.run().await }));
+        background.push(spawn(async move { accounts.run().await }));
+        background
+    }
 }
 
 fn router(

@@ -15,7 +15,7 @@ async fn agreeing() -> Fresh {
     fresh.database.keep_accounts(&[accounts()]).await.unwrap();
     let found = fresh.database.verify().await.unwrap();
     assert!(found.is_clean(), "{found}");
-    assert_eq!((found.rows, found.workers), (5, 1));
+    assert_eq!((found.rows, found.workers, found.at_rest), (5, 1, 1));
     fresh
 }
 
@@ -23,7 +23,8 @@ fn accounts() -> WorkerAccounts {
     WorkerAccounts {
         worker: "w".to_owned(),
         incarnation: "1".to_owned(),
-        at: Timestamp::from_millis(1),
+        // Later than any of its rows, so that it was at rest.
+        at: Timestamp::from_millis(u64::MAX >> 1),
         requests: GpuTime::from_nanos(45),
         idle: GpuTime::from_nanos(50),
         overhead: GpuTime::from_nanos(5),
