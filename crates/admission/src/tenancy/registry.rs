@@ -174,7 +174,7 @@ impl Registry {
             let view = self.newest().await?;
             let officer = Officer::of(attempt.actor, &view)?;
             if let Some(repetition) = &repetition
-                && let Some(answered) = self.tenants.answered(&repetition.key).await?
+                && let Some(answered) = self.tenants.answered(&repetition.key, attempt.now).await?
             {
                 return self.replay(answered, repetition);
             }
