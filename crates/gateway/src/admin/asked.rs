@@ -44,7 +44,7 @@ impl FromRequestParts<Arc<AdminApi>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<AdminApi>) -> Result<Self, Refusal> {
-        let shown = text(&parts.headers, header::AUTHORIZATION).ok().flatten();
+        let shown = text(&parts.headers, &header::AUTHORIZATION).ok().flatten();
         let token = shown.and_then(|value| value.split_once(' ')).and_then(|(scheme, token)| {
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start())
         });
@@ -107,7 +107,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        Ok(Self(text(&parts.headers, header::IF_NONE_MATCH)?.map(str::to_owned)))
+        Ok(Self(text(&parts.headers, &header::IF_NONE_MATCH)?.map(str::to_owned)))
     }
 }
 
@@ -126,7 +126,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Making {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let Filter(Manner { dry_run }) = Filter::from_request_parts(parts, state).await?;
-        let idempotency_key = text(&parts.headers, IDEMPOTENCY_KEY)?.map(str::to_owned);
+        let idempotency_key = text(&parts.headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
         Ok(Self(Terms { expected_version: None, idempotency_key, dry_run }))
     }
 }
@@ -136,7 +136,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Changing {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let Making(terms) = Making::from_request_parts(parts, state).await?;
-        let tag = text(&parts.headers, header::IF_MATCH)?.ok_or_else(Refusal::no_precondition)?;
+        let tag = text(&parts.headers, &header::IF_MATCH)?.ok_or_else(Refusal::no_precondition)?;
         let expected_version = match tag.trim() {
             "*" => None,
             tag => Some(version(tag).ok_or_else(Refusal::foreign_tag)?),
@@ -189,8 +189,8 @@ fn parameter(name: &str, place: ParameterIn, value: Type, about: &str) -> Parame
 }
 
 /// A header's text, if the header is there.
-fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Refusal> {
-    let mut values = headers.get_all(&name).iter();
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let message = match (value.to_str(), values.next()) {
         (Ok(value), None) => return Ok(Some(value)),
@@ -207,6 +207,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // A list would be taken for a record's fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Refusal::malformed("the body is not a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let (path, cause) = (error.path().to_string(), error.into_inner());

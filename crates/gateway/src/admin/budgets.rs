@@ -26,6 +26,7 @@ pub(super) fn routes() -> Routes {
 
 /// What stands at a scope.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ScopeBudgets)]
 pub(super) struct Stand {
     /// The scope.
     scope: String,
@@ -40,6 +41,7 @@ pub(super) struct Stand {
 
 /// A budget in its present window.
 #[derive(Serialize, ToSchema)]
+#[schema(as = BudgetBalance)]
 pub(super) struct Balance {
     #[serde(flatten)]
     budget: Budget,

@@ -13,7 +13,7 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref,
-    RefOr, ResponseBuilder,
+    RefOr, Response, ResponseBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::routes;
@@ -74,6 +74,10 @@ fn finished(mut document: OpenApi) -> OpenApi {
                 let refused = refused();
                 operation.responses.responses.insert("default".to_owned(), RefOr::T(refused));
             }
+            if shows_one && operation.parameters.iter().flatten().any(|one| one.name == KNOWN) {
+                let unchanged = Response::new("The record has the version that is known.");
+                operation.responses.responses.insert("304".to_owned(), RefOr::T(unchanged));
+            }
             let makes = operation.responses.responses.contains_key("201");
             if shows_one || makes {
                 tag(operation);
@@ -103,7 +107,7 @@ fn tag(operation: &mut Operation) {
     }
 }
 
-fn refused() -> utoipa::openapi::Response {
+fn refused() -> Response {
     let content =
         ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
     ResponseBuilder::new()
@@ -115,4 +119,5 @@ fn refused() -> utoipa::openapi::Response {
 const ABOUT: &str = "Tenants, prices, usage and money of one Tollgate installation. \
     A change needs `If-Match`, is done once under an `Idempotency-Key`, and only said under `dry_run`.";
 const TOKEN: &str = "token";
+const KNOWN: &str = "If-None-Match";
 const NO_SCOPES: [&str; 0] = [];

@@ -1,5 +1,6 @@
 //! End users for whom something else holds than for every other of their project.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use admission::tenancy::{self, EndUserDeletion, EndUserUpdate, NewEndUser};
@@ -14,7 +15,7 @@ use super::answer::{Answer, Page};
 use super::asked::{Body, Caller, Changing, Filter, Known, Making, Subject};
 use super::policy::{Policy, PolicyPatch};
 use super::refusal::Refusal;
-use super::words::{Metadata, MetadataPatch, Moment};
+use super::words::Moment;
 use super::{AdminApi, Routes, records};
 
 pub(super) fn routes() -> Routes {
@@ -37,7 +38,7 @@ pub(super) struct EndUser {
     /// What stands there, instead of the project's policy for each end user.
     policy: Policy,
     /// Words about the user.
-    metadata: Metadata,
+    metadata: BTreeMap<String, String>,
     /// When the record was made.
     created_at: Moment,
 }
@@ -56,7 +57,7 @@ pub(super) struct EndUserDraft {
     policy: PolicyPatch,
     /// Words about the user.
     #[serde(default)]
-    metadata: Metadata,
+    metadata: BTreeMap<String, String>,
 }
 
 /// What is to change. What is not named stays.
@@ -68,7 +69,7 @@ pub(super) struct EndUserPatch {
     policy: PolicyPatch,
     /// Words about the user; `null` removes one.
     #[serde(default)]
-    metadata: MetadataPatch,
+    metadata: BTreeMap<String, Option<String>>,
 }
 
 /// Which end users are asked for.

@@ -3,7 +3,7 @@
 //! A secret is shown by the answer that made it and by no other, except to whoever repeats that very request
 //! under its idempotency key or rotation id within a day.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::answer::{Answer, Page};
 use super::asked::{Body, Caller, Changing, Filter, Known, Making, Subject};
 use super::policy::{Policy, PolicyPatch};
 use super::refusal::Refusal;
-use super::words::{Metadata, MetadataPatch, Moment, given};
+use super::words::{Moment, given};
 use super::{AdminApi, Routes, records};
 
 pub(super) fn routes() -> Routes {
@@ -45,8 +45,8 @@ pub(super) struct Key {
     name: String,
     /// What stands there.
     policy: Policy,
-    /// Words about it.
-    metadata: Metadata,
+    /// Words about it; never interpreted.
+    metadata: BTreeMap<String, String>,
     /// When it was made.
     created_at: Moment,
     /// When it was revoked, if it was. Final.
@@ -85,7 +85,7 @@ pub(super) struct KeyDraft {
     policy: PolicyPatch,
     /// Words about it.
     #[serde(default)]
-    metadata: Metadata,
+    metadata: BTreeMap<String, String>,
 }
 
 /// What is to change. What is not named stays.
@@ -101,11 +101,12 @@ pub(super) struct KeyPatch {
     policy: PolicyPatch,
     /// Words about it; `null` removes one.
     #[serde(default)]
-    metadata: MetadataPatch,
+    metadata: BTreeMap<String, Option<String>>,
 }
 
 /// How a secret is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
+#[schema(as = KeyRotation)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotation {
     /// What the asker calls this rotation. Asking again under the same name changes nothing, and shows the
@@ -217,7 +218,7 @@ async fn update(
 #[utoipa::path(
     post, path = "/keys/{id}/rotate", operation_id = "rotate_key", tag = "keys",
     params(("id" = String, Path, description = "Which one."), Changing),
-    request_body = Rotation,
+    request_body = Option<Rotation>,
     responses((status = 200, description = "As it is now.", body = KeyWithSecret)),
 )]
 async fn rotate(

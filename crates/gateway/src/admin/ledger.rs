@@ -19,6 +19,7 @@ pub(super) fn routes() -> Routes {
 
 /// What a verification found.
 #[derive(Serialize, ToSchema)]
+#[schema(as = LedgerVerification)]
 pub(super) struct Verification {
     /// Whether everything is as it must be.
     clean: bool,

@@ -1,5 +1,6 @@
 //! Organizations: the top of the tenant tree, made and bounded by the platform.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use admission::tenancy::{
@@ -16,7 +17,7 @@ use super::answer::{Answer, Page};
 use super::asked::{Body, Caller, Changing, Filter, Known, Making, Subject};
 use super::policy::{Policy, PolicyPatch};
 use super::refusal::Refusal;
-use super::words::{Metadata, MetadataPatch, Moment, given};
+use super::words::{Moment, given};
 use super::{AdminApi, Routes, records};
 
 pub(super) fn routes() -> Routes {
@@ -40,8 +41,8 @@ pub(super) struct Organization {
     policy: Policy,
     /// Where alerts go, if they go anywhere.
     webhook: Option<Webhook>,
-    /// Words about it.
-    metadata: Metadata,
+    /// Words about it; never interpreted.
+    metadata: BTreeMap<String, String>,
     /// When it was made.
     created_at: Moment,
 }
@@ -70,7 +71,7 @@ pub(super) struct OrganizationDraft {
     webhook: Option<WebhookDraft>,
     /// Words about it.
     #[serde(default)]
-    metadata: Metadata,
+    metadata: BTreeMap<String, String>,
 }
 
 /// What is to change. What is not named stays.
@@ -94,7 +95,7 @@ pub(super) struct OrganizationPatch {
     webhook: Patched<WebhookDraft>,
     /// Words about it; `null` removes one.
     #[serde(default)]
-    metadata: MetadataPatch,
+    metadata: BTreeMap<String, Option<String>>,
 }
 
 /// Where alerts are to go.

@@ -22,7 +22,7 @@ pub(super) fn routes() -> Routes {
 
 /// What a model costs from a moment on.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Price {
+pub(super) struct ModelPrice {
     /// Names it.
     #[schema(value_type = String)]
     id: PriceId,
@@ -123,13 +123,13 @@ struct Prices {
 #[utoipa::path(
     get, path = "/prices", operation_id = "list_prices", tag = "prices",
     params(Prices),
-    responses((status = 200, description = "A page of them.", body = Page<Price>)),
+    responses((status = 200, description = "A page of them.", body = Page<ModelPrice>)),
 )]
 async fn list(
     State(api): State<Arc<AdminApi>>,
     caller: Caller,
     Filter(Prices { model, after, limit }): Filter<Prices>,
-) -> Result<Json<Page<Price>>, Refusal> {
+) -> Result<Json<Page<ModelPrice>>, Refusal> {
     let listing = records::listing(limit, after, model, None);
     records::list::<PriceRecord, _>(&api, &caller, &listing).await
 }
@@ -139,14 +139,14 @@ async fn list(
     post, path = "/prices", operation_id = "create_price", tag = "prices",
     params(Making),
     request_body = PriceDraft,
-    responses((status = 201, description = "The new one.", body = Price)),
+    responses((status = 201, description = "The new one.", body = ModelPrice)),
 )]
 async fn create(
     State(api): State<Arc<AdminApi>>,
     caller: Caller,
     Making(terms): Making,
     Body(PriceDraft { model, digest, effective_from, price }): Body<PriceDraft>,
-) -> Result<Answer<Price>, Refusal> {
+) -> Result<Answer<ModelPrice>, Refusal> {
     let effective_from = effective_from.map(|Moment(moment)| moment);
     let request = NewPrice { model, digest, effective_from, price: price.into() };
     records::make(&api, &caller, &request, &terms, "prices").await
@@ -156,14 +156,14 @@ async fn create(
 #[utoipa::path(
     get, path = "/prices/{id}", operation_id = "read_price", tag = "prices",
     params(("id" = String, Path, description = "Which one."), Known),
-    responses((status = 200, description = "The price.", body = Price)),
+    responses((status = 200, description = "The price.", body = ModelPrice)),
 )]
 async fn read(
     State(api): State<Arc<AdminApi>>,
     caller: Caller,
     Subject(id): Subject<PriceRecord>,
     known: Known,
-) -> Result<Answer<Price>, Refusal> {
+) -> Result<Answer<ModelPrice>, Refusal> {
     records::read::<PriceRecord, _>(&api, &caller, id, &known).await
 }
 
@@ -171,18 +171,18 @@ async fn read(
 #[utoipa::path(
     delete, path = "/prices/{id}", operation_id = "delete_price", tag = "prices",
     params(("id" = String, Path, description = "Which one."), Changing),
-    responses((status = 200, description = "As it was.", body = Price)),
+    responses((status = 200, description = "As it was.", body = ModelPrice)),
 )]
 async fn delete(
     State(api): State<Arc<AdminApi>>,
     caller: Caller,
     Subject(price): Subject<PriceRecord>,
     Changing(terms): Changing,
-) -> Result<Answer<Price>, Refusal> {
+) -> Result<Answer<ModelPrice>, Refusal> {
     records::remove(&api, &caller, &PriceDeletion { price }, &terms).await
 }
 
-impl From<PriceRecord> for Price {
+impl From<PriceRecord> for ModelPrice {
     fn from(record: PriceRecord) -> Self {
         let PriceRecord { id, version, model, digest, effective_from, price, created_at } = record;
         let (effective_from, created_at) = (Moment(effective_from), Moment(created_at));

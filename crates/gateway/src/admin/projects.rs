@@ -1,5 +1,6 @@
 //! Projects: teams inside an organization.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use admission::tenancy::{self, NewProject, ProjectDeletion, ProjectUpdate};
@@ -14,7 +15,7 @@ use super::answer::{Answer, Page};
 use super::asked::{Body, Caller, Changing, Filter, Known, Making, Subject};
 use super::policy::{Policy, PolicyPatch};
 use super::refusal::Refusal;
-use super::words::{Metadata, MetadataPatch, Moment, given};
+use super::words::{Moment, given};
 use super::{AdminApi, Routes, records};
 
 pub(super) fn routes() -> Routes {
@@ -38,8 +39,8 @@ pub(super) struct Project {
     policy: Policy,
     /// What stands at each end user that has no record of its own.
     each_end_user: Policy,
-    /// Words about it.
-    metadata: Metadata,
+    /// Words about it; never interpreted.
+    metadata: BTreeMap<String, String>,
     /// When it was made.
     created_at: Moment,
 }
@@ -61,7 +62,7 @@ pub(super) struct ProjectDraft {
     each_end_user: PolicyPatch,
     /// Words about it.
     #[serde(default)]
-    metadata: Metadata,
+    metadata: BTreeMap<String, String>,
 }
 
 /// What is to change. What is not named stays.
@@ -80,7 +81,7 @@ pub(super) struct ProjectPatch {
     each_end_user: PolicyPatch,
     /// Words about it; `null` removes one.
     #[serde(default)]
-    metadata: MetadataPatch,
+    metadata: BTreeMap<String, Option<String>>,
 }
 
 /// Which projects are asked for.

@@ -39,6 +39,7 @@ pub(super) struct Usage {
 
 /// What was used by one group.
 #[derive(Serialize, ToSchema)]
+#[schema(as = UsageLine)]
 pub(super) struct Line {
     /// What makes the group: an id, a name or a moment for each word of `group_by`; `null` for no end user.
     group: BTreeMap<&'static str, Option<String>>,

@@ -1,8 +1,7 @@
-//! Words of requests and answers that many resources share: money, moments, metadata.
+//! Words of requests and answers that many resources share: money and moments.
 //!
 //! Money is exact in both of its forms, and what an answer shows can be sent back as it is.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use domain::{NanoUsd, Timestamp};
@@ -33,12 +32,6 @@ pub(super) struct Dollars(pub(super) NanoUsd);
 #[schema(value_type = String, format = DateTime, example = "2026-11-25T08:30:00Z")]
 pub(super) struct Moment(pub(super) Timestamp);
 
-/// Words of the platform's users about a thing; never interpreted.
-pub(super) type Metadata = BTreeMap<String, String>;
-
-/// What a change says about metadata: words to set, and `null` for words to remove.
-pub(super) type MetadataPatch = BTreeMap<String, Option<String>>;
-
 impl From<NanoUsd> for Money {
     fn from(amount: NanoUsd) -> Self {
         let text = amount.to_string();
@@ -61,7 +54,7 @@ impl TryFrom<Value> for Dollars {
                 let agree = |usd: &Self| {
                     fields.get("nano_usd").is_none_or(|nanos| nanos.as_i64() == Some(usd.0.nanos()))
                 };
-                usd.filter(agree).filter(|_| fields.keys().all(|name| known(name)))
+                usd.filter(agree).filter(|_| fields.keys().all(known))
             }
             _ => None,
         };

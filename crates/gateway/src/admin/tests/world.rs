@@ -1,5 +1,6 @@
 //! Two organizations, three projects and an administrator of every role, behind the admin listener's routes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl World {
         });
         let gateway = Arc::new(Gateway::new(Parts {
             admission,
-            catalog: Catalog::new(Arc::clone(&router), directory, Default::default(), 100),
+            catalog: Catalog::new(Arc::clone(&router), directory, HashMap::new(), 100),
             router,
             cache: None,
             metrics: Metrics::new().unwrap(),
