@@ -19,7 +19,7 @@ pub(crate) struct Failure {
     param: Option<String>,
     retry_in: Option<Duration>,
     /// The rate that refuses, if one does.
-    rate: Option<RateShown>,
+    rate: Option<Box<RateShown>>,
     /// What really happened, for the log.
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -166,8 +166,8 @@ impl Failure {
     }
 
     /// The rate that refuses, if one does.
-    pub(crate) const fn rate(&self) -> Option<&RateShown> {
-        self.rate.as_ref()
+    pub(crate) fn rate(&self) -> Option<&RateShown> {
+        self.rate.as_deref()
     }
 
     pub(crate) const fn retry_is_useless(&self) -> bool {
@@ -215,7 +215,7 @@ impl From<AdmitError> for Failure {
                 Self::of(kind, error.to_string()).blaming(field)
             }
             AdmitError::LimitReached { limit, max, retry_in: reset_in, .. } => {
-                let rate = RateShown::of(limit, max, reset_in);
+                let rate = RateShown::of(limit, max, reset_in).map(Box::new);
                 Self { retry_in, rate, ..Self::of(kind, error.to_string()) }
             }
             _ => Self { retry_in, ..Self::of(kind, error.to_string()) },

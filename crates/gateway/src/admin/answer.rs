@@ -23,6 +23,7 @@ pub(super) struct Page<T> {
     pub(super) items: Vec<T>,
     /// What to ask for next as `after`; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) next: Option<String>,
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Subject<K: Kept>(pub(super) K::Id);
 /// What the query says.
 pub(super) struct Filter<T>(pub(super) T);
 
-/// What the body says. No body says what an empty object does.
+/// What the body says. No body, and `null`, say what an empty object does.
 pub(super) struct Body<T>(pub(super) T);
 
 /// What a reader knows already, by `If-None-Match`.
@@ -93,7 +93,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                     _ => Refusal::malformed("the body did not come whole"),
                 }
             })?;
-        if bytes.is_empty() {
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return parse(b"{}").map(Self);
         }
         if !is_json {

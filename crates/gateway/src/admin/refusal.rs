@@ -269,3 +269,21 @@ const PROBLEM: &str = "application/problem+json";
 const TYPE: &str = "urn:tollgate:problem:";
 const PAUSE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_a_failure_of_ours_is_told_when_to_come_again_and_not_what_went_wrong() {
+        let cause = || StoreError::new("open database", std::io::Error::other("hunter2"));
+        for refusal in [Refusal::from(RegistryError::Store(cause())), Refusal::from(cause())] {
+            let response = refusal.into_response();
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()["retry-after"], "1");
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains("\"unavailable\"") && !text.contains("hunter2"), "{text}");
+        }
+    }
+}

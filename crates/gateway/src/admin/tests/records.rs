@@ -121,7 +121,12 @@ async fn a_token_that_was_shown_is_good_for_what_its_role_says() {
 
     assert_eq!(me["id"], made["id"]);
     assert_eq!((me["role"].as_str(), me["name"].as_str()), (Some("finance"), Some("f")));
-    assert_eq!(me["organization"], json!(world.people.acme.id));
+    let acme = json!(world.people.acme.id);
+    assert_eq!((&me["organization"], &me["home"]["organization"]), (&acme, &acme));
+    let member = world.admin("search member");
+    let me = world.get("/admin/v1/whoami").by(&member.token).send().await.is(200).json();
+    let search = json!(world.people.projects[0].id);
+    assert_eq!(me["home"], json!({ "organization": acme, "project": search }));
 }
 
 #[tokio::test]

@@ -104,6 +104,19 @@ async fn a_rotation_that_is_repeated_shows_the_same_secret_though_the_version_mo
 }
 
 #[tokio::test]
+async fn a_rotation_needs_no_body_and_leaves_the_old_secret_good_for_a_day() {
+    let world = World::new().await;
+    let path = format!("/admin/v1/keys/{}/rotate", world.people.keys[0].id);
+    let rotate = || world.ask(Method::POST, path.as_str()).with("if-match", "*");
+
+    let bare = rotate().send().await.is(200).json();
+    let null = rotate().json(&Value::Null).send().await.is(200).json();
+
+    assert_ne!(bare["api_key"], null["api_key"]);
+    assert_eq!(bare["retiring_until"], json!(["2026-05-29T20:00:00Z"]));
+}
+
+#[tokio::test]
 async fn a_dry_run_says_what_would_be_and_changes_nothing() {
     let world = World::new().await;
     let before = world.pages("/admin/v1/organizations?limit=100").await;

@@ -168,6 +168,7 @@ impl World {
         loop {
             let page = self.get(format!("{path}{after}")).send().await.json();
             pages.push(page["items"].as_array().unwrap().clone());
+            assert!(pages.len() < 100, "{path} has no end");
             let Some(next) = page.get("next") else { return pages };
             let next = next.as_str().map_or_else(|| next.to_string(), str::to_owned);
             let word = if path.contains("/usage") { "page" } else { "after" };
