@@ -6,7 +6,7 @@
 //! jump), and the requests. After every operation each account is added up from the rows and the
 //! running holds, by a book-keeper that knows nothing of slices.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ struct Gateway {
     cut_off_until: u64,
     /// Killed; starts again then.
     down_until: u64,
+    /// Organizations that it has to say something of, because it may have held something before it started.
+    left_behind: BTreeSet<OrganizationId>,
 }
 
 struct Running {
@@ -173,6 +175,7 @@ impl Simulation {
         let number = now;
         known.down_until = 0;
         known.slices = Slices::new(known.id, number, settings());
+        known.left_behind = (1..=ORGANIZATIONS as u128).map(OrganizationId::from_u128).collect();
         for running in std::mem::take(&mut known.running) {
             let row = Row { gateway: known.id, claims: running.claims, counted: Quantity::ZERO };
             known.journal.push((running.hold, row.clone()));
@@ -354,7 +357,7 @@ impl Simulation {
         let least = quantity(self.random.i64(1..20), 1);
         let mut most = quantity(self.random.i64(0..300), self.random.u64(..64));
         most += least;
-        let (mut asked, organization) = (Asked::NotYet, self.organization_of(&claims));
+        let (mut asked, organization) = (Asked::NotYet, Self::organization_of(&claims));
         for _ in 0..4 {
             let now = self.now();
             let slices = &mut self.gateways[gateway].slices;
@@ -375,7 +378,7 @@ impl Simulation {
         }
     }
 
-    fn organization_of(&self, claims: &[Claim]) -> OrganizationId {
+    fn organization_of(claims: &[Claim]) -> OrganizationId {
         let outermost = claims.first().map(|claim| claim.account.scope);
         let Some(ScopeId::Organization(organization)) = outermost else {
             panic!("every caller has rules at its organization")
@@ -414,6 +417,14 @@ impl Simulation {
         let wall = self.wall(gateway);
         let known = &mut self.gateways[gateway];
         known.slices.forget_before(wall);
+        for organization in known.left_behind.clone() {
+            self.flush(gateway);
+            self.gateways[gateway].slices.called(organization);
+            if self.exchange(gateway, organization, None) == Asked::Answered {
+                self.gateways[gateway].left_behind.remove(&organization);
+            }
+        }
+        let known = &self.gateways[gateway];
         for organization in known.slices.organizations() {
             if self.gateways[gateway].slices.is_due(organization, now) {
                 self.exchange(gateway, organization, None);
@@ -540,6 +551,7 @@ impl Gateway {
             journal: Vec::new(),
             cut_off_until: 0,
             down_until: 0,
+            left_behind: BTreeSet::new(),
         }
     }
 }
@@ -626,13 +638,13 @@ fn run(seed: u64, operations: u64) -> Counts {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a history is told by its counts")]
 fn whatever_happens_to_gateways_and_bank_no_budget_is_overspent_and_none_blocks_early() {
     let seed = system_tests::told("TOLLGATE_SIMULATION_SEED");
     let seed = seed.and_then(|text| text.to_str()?.parse().ok());
     let operations = system_tests::told("TOLLGATE_SIMULATION_OPERATIONS");
     let operations = operations.and_then(|text| text.to_str()?.parse().ok()).unwrap_or(1_000_000);
-    let seeds: Vec<u64> =
-        seed.map_or_else(|| (0..4).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed]);
+    let seeds = seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]);
 
     for seed in &seeds {
         let counts = run(*seed, operations / seeds.len() as u64);
@@ -642,3 +654,6 @@ fn whatever_happens_to_gateways_and_bank_no_budget_is_overspent_and_none_blocks_
         assert!(use_at_refusal >= 990_000, "seed {seed}: refused at {use_at_refusal} millionths");
     }
 }
+
+/// Some histories; those before the last two once broke a promise.
+const SEEDS: [u64; 4] = [47_514, 213_813, 1, 2];

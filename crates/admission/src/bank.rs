@@ -173,8 +173,8 @@ pub trait Bank: Send + Sync {
         foundings: &[Founding],
     ) -> Result<(), BankError>;
 
-    /// Organizations of which this gateway is to say what it has, in a message that is `complete`: the bank lost
-    /// its memory and waits for it.
+    /// Organizations of which this gateway is to say what it has, in a message that is `complete`: the bank
+    /// lost its memory and waits for it, or keeps what this gateway had before it started.
     fn callers(&self) -> Vec<OrganizationId> {
         Vec::new()
     }

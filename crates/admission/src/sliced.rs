@@ -22,6 +22,9 @@ use crate::slices::{Asked, Slices, Step, Wanted};
 /// What was spent, by the books.
 #[async_trait]
 pub trait Books: Send + Sync {
+    /// Waits until everything that this gateway has closed is in the books.
+    async fn settle_up(&self) -> Result<(), StoreError>;
+
     /// What each gateway has spent of each claim's account, in order; everything that this gateway has
     /// closed is included.
     async fn spent(
@@ -66,7 +69,15 @@ impl SlicedQuota {
 
     /// Sends every statement that is due, once.
     pub async fn state(&self) {
-        for organization in self.bank.callers() {
+        let callers = self.bank.callers();
+        if !callers.is_empty()
+            && let Err(error) = self.books.settle_up().await
+        {
+            // What it leaves out of a complete message is believed as far as the books have it.
+            tracing::debug!(error = ?error, "bank not answered yet");
+            return;
+        }
+        for organization in callers {
             let line = self.line(organization);
             let _turn = line.lock().await;
             self.with_slices(|slices| slices.called(organization));
@@ -85,6 +96,19 @@ impl SlicedQuota {
             let line = self.line(organization);
             let _turn = line.lock().await;
             self.exchange(organization, None).await;
+        }
+    }
+
+    /// Gives everything back that is not held, before this gateway goes away. What cannot be given back is
+    /// kept for it until its time to live is over.
+    pub async fn give_back(&self) {
+        for organization in self.with_slices(|slices| slices.organizations()) {
+            let line = self.line(organization);
+            let _turn = line.lock().await;
+            self.with_slices(|slices| slices.call_in(organization));
+            if self.exchange(organization, None).await == Asked::Silent {
+                return;
+            }
         }
     }
 

@@ -16,7 +16,7 @@
 
 mod slice;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub struct Slices {
     settings: SliceSettings,
     /// The number of the last message about any organization.
     number: u64,
-    purses: HashMap<OrganizationId, Purse>,
+    purses: BTreeMap<OrganizationId, Purse>,
     holds: HashMap<HoldId, Held>,
 }
 
@@ -93,7 +93,8 @@ pub struct Wanted<'a> {
 /// The slices of one organization's accounts: what one message to the bank is about.
 #[derive(Debug, Default)]
 struct Purse {
-    slices: HashMap<AccountId, Slice>,
+    /// In an order that does not change from run to run: what a message has room for depends on it.
+    slices: BTreeMap<AccountId, Slice>,
     /// The number of the message that is under way, or was last.
     sent: u64,
     /// Until when the bank keeps what we have taken.
@@ -118,7 +119,7 @@ struct Held {
 impl Slices {
     /// No slices yet. `number` is above every message number this gateway used before: the time will do.
     pub fn new(gateway: GatewayId, number: u64, settings: SliceSettings) -> Self {
-        Self { gateway, settings, number, purses: HashMap::new(), holds: HashMap::new() }
+        Self { gateway, settings, number, purses: BTreeMap::new(), holds: HashMap::new() }
     }
 
     /// Who this is.
@@ -208,6 +209,7 @@ impl Slices {
                 taken: *spent,
                 spent: *spent,
                 told: *spent,
+                confirmed: *spent,
                 ..Slice::new(claim, now)
             });
         }
@@ -244,7 +246,7 @@ impl Slices {
             if wishes.len() >= MAX_WISHES && !complete {
                 break;
             }
-            wishes.extend(slice.statement(*account, called_in, now));
+            wishes.extend(slice.statement(*account, (complete, called_in), now));
         }
         if wishes.is_empty() && !(complete && purse.called) {
             return None;
@@ -277,10 +279,17 @@ impl Slices {
         purse.known |= draw.complete;
         for (wish, standing) in draw.wishes.iter().zip(standings) {
             if let Some(slice) = purse.slices.get_mut(&wish.account) {
-                slice.hear(standing, now);
+                slice.hear(standing, wish.spent, now);
             }
         }
         *granted
+    }
+
+    /// The next message gives back everything that is not held.
+    pub fn call_in(&mut self, organization: OrganizationId) {
+        if let Some(purse) = self.purses.get_mut(&organization) {
+            purse.called_in = true;
+        }
     }
 
     /// The bank lost its memory and waits for us: the next message says everything, be it nothing.
@@ -333,14 +342,14 @@ impl Slices {
         due && purse
             .slices
             .values()
-            .any(|slice| slice.unsaid || slice.spare() > 0 || slice.held > 0)
+            .any(|slice| slice.is_unsaid() || slice.spare() > 0 || slice.held > 0)
     }
 
     /// Forgets accounts whose window has ended.
     pub fn forget_before(&mut self, now: Timestamp) {
         for purse in self.purses.values_mut() {
             purse.slices.retain(|_, slice| {
-                slice.ends > now || slice.held > 0 || slice.unsaid || slice.spare() != 0
+                slice.ends > now || slice.held > 0 || slice.is_unsaid() || slice.spare() != 0
             });
         }
         self.purses.retain(|_, purse| !purse.slices.is_empty());

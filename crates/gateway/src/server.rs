@@ -153,6 +153,7 @@ pub async fn run(
     gateway.admission().close().await;
     accounts.keep().await;
     stores.ledger.flush().await?;
+    stores.quota.give_back().await;
     drop(background);
     Ok(())
 }

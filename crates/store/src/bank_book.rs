@@ -12,7 +12,7 @@
 //!
 //! Knows nothing of clocks, locks or Redis.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use admission::bank::{AccountId, AccountKind, Draw, Drawn, Founding, Standing, Wish};
@@ -24,8 +24,8 @@ pub(crate) struct Book {
     /// Grows with every loss of memory.
     epoch: u64,
     recovery: Option<Recovery>,
-    gateways: HashMap<GatewayId, Gateway>,
-    accounts: HashMap<AccountId, Account>,
+    gateways: BTreeMap<GatewayId, Gateway>,
+    accounts: BTreeMap<AccountId, Account>,
     calls: Vec<Call>,
     /// Accounts that were left by the last sweep.
     swept: usize,
@@ -35,8 +35,8 @@ pub(crate) struct Book {
 #[derive(Debug, Default)]
 struct Recovery {
     /// With the millisecond until which it is waited for.
-    waiting: HashMap<GatewayId, u64>,
-    spoken: HashSet<GatewayId>,
+    waiting: BTreeMap<GatewayId, u64>,
+    spoken: BTreeSet<GatewayId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ struct Account {
     founded: bool,
     /// `Rate`: the microsecond at which the rate will be whole again (GCRA's theoretical arrival time).
     whole_at: u64,
-    claims: HashMap<GatewayId, Claim>,
+    claims: BTreeMap<GatewayId, Claim>,
     /// The millisecond of the last message about it.
     touched: u64,
 }
@@ -165,7 +165,7 @@ impl Book {
         let waiting = holders.iter().copied().chain(here).map(|id| (id, until)).collect();
         self.epoch += 1;
         self.calls.clear();
-        self.recovery = Some(Recovery { waiting, spoken: HashSet::new() });
+        self.recovery = Some(Recovery { waiting, spoken: BTreeSet::new() });
     }
 
     /// Takes note of the gateway, unless the message is an old one.

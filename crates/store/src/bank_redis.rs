@@ -64,6 +64,8 @@ struct Known {
     /// Recoveries it was called for, and those it has answered.
     called: HashMap<OrganizationId, Timestamp>,
     answered: HashMap<OrganizationId, Timestamp>,
+    /// Organizations it held quota of before it started, and has not said since that it does not.
+    left_behind: Option<HashSet<OrganizationId>>,
 }
 
 impl RedisBank {
@@ -97,6 +99,14 @@ impl RedisBank {
     pub async fn greet(&self) -> Result<(), admission::StoreError> {
         let now = self.clock.now();
         let called = self.database.greet(self.gateway, now).await?;
+        if self.with_known(|known| known.left_behind.is_none()) {
+            let memberships = self.database.memberships(self.gateway).await?;
+            self.with_known(|known| {
+                let mut left = memberships;
+                left.retain(|organization| !known.joined.contains(organization));
+                known.left_behind = Some(left.into_iter().collect());
+            });
+        }
         self.with_known(|known| {
             let recently = known.greeted_at.is_some_and(|at| now.since(at) < GREETING_GAP);
             if !recently {
@@ -201,6 +211,9 @@ impl Bank for RedisBank {
                 if let Some(since) = known.called.get(&draw.organization) {
                     known.answered.insert(draw.organization, *since);
                 }
+                if let Some(left) = &mut known.left_behind {
+                    left.remove(&draw.organization);
+                }
             });
         }
         Ok(drawn)
@@ -220,7 +233,8 @@ impl Bank for RedisBank {
             let open = known.called.iter().filter(|(organization, since)| {
                 known.answered.get(organization).is_none_or(|answered| answered < since)
             });
-            open.map(|(organization, _)| *organization).collect()
+            let left = known.left_behind.iter().flatten();
+            open.map(|(organization, _)| organization).chain(left).copied().collect()
         })
     }
 }

@@ -158,6 +158,10 @@ impl Ledger for JournaledLedger {
 
 #[async_trait]
 impl Books for JournaledLedger {
+    async fn settle_up(&self) -> Result<(), StoreError> {
+        self.flush().await
+    }
+
     /// By the database's rows, once all of this journal's are among them.
     async fn spent(
         &self,

@@ -27,8 +27,8 @@ pub(super) struct Slice {
     pub(super) told: i64,
     pub(super) given: [i64; 2],
     pub(super) minute: u64,
-    /// Something the bank has not been told.
-    pub(super) unsaid: bool,
+    /// Pools: what the bank has confirmed to know of `spent`.
+    pub(super) confirmed: i64,
     /// When it was last spoken of.
     pub(super) said_at: u64,
     /// The bank's last word, and when it came.
@@ -54,7 +54,7 @@ impl Slice {
             told: 0,
             given: [0; 2],
             minute: 0,
-            unsaid: false,
+            confirmed: 0,
             said_at: 0,
             standing: Standing { taken: 0, left: 0, spare_elsewhere: 0, wait_nanos: 0 },
             standing_at: 0,
@@ -111,7 +111,6 @@ impl Slice {
             AccountKind::Pool { .. } => {
                 self.held -= amount;
                 self.spent += spent.min(amount);
-                self.unsaid = true;
             }
             AccountKind::Slots { .. } => self.held -= amount,
             AccountKind::Rate { per_minute } => {
@@ -145,7 +144,7 @@ impl Slice {
     /// A wish for at least `least` spare.
     pub(super) fn wish(&mut self, account: AccountId, (least, most): (i64, i64), now: u64) -> Wish {
         let ahead = self.ahead(most);
-        (self.unsaid, self.said_at) = (false, now);
+        self.said_at = now;
         let has = self.has(now);
         match self.kind {
             AccountKind::Rate { .. } => Wish {
@@ -170,21 +169,28 @@ impl Slice {
         }
     }
 
-    /// How it stands, if there is news, and what lies idle for giving back.
+    /// Whether the bank has not confirmed how it stands: a message, or its answer, may be lost.
+    pub(super) const fn is_unsaid(&self) -> bool {
+        self.is_kept_by_bank() && (self.spent != self.confirmed || self.taken < self.told)
+    }
+
+    /// How it stands, if there is news, and what lies idle for giving back; in a `complete` message, also
+    /// what is no news: what is left out there is believed only as far as the ledger has it.
     pub(super) fn statement(
         &mut self,
         account: AccountId,
-        called_in: bool,
+        (complete, called_in): (bool, bool),
         now: u64,
     ) -> Option<Wish> {
         self.note_use(0, now);
         let keep = if called_in { 0 } else { self.ahead(0) };
         let idle = (self.spare() - keep).max(0);
         let in_use = self.held > 0 || self.spare() != 0;
-        if idle == 0 && !self.unsaid && !in_use {
+        let matters = in_use || self.is_unsaid() || (complete && self.spent != 0);
+        if idle == 0 && !matters {
             return None;
         }
-        (self.unsaid, self.said_at) = (false, now);
+        self.said_at = now;
         self.taken -= idle;
         let (kind, has) = (self.kind, self.has(now));
         Some(match kind {
@@ -222,7 +228,8 @@ impl Slice {
         self.minute = minute;
     }
 
-    pub(super) fn hear(&mut self, standing: &Standing, now: u64) {
+    /// Takes in the answer to a message that told that `spent` is spent.
+    pub(super) fn hear(&mut self, standing: &Standing, spent: i64, now: u64) {
         match self.kind {
             AccountKind::Rate { .. } => {
                 let given = standing.taken.max(0);
@@ -231,7 +238,7 @@ impl Slice {
                 self.given[0] += given;
             }
             AccountKind::Pool { .. } | AccountKind::Slots { .. } => {
-                self.told = standing.taken;
+                (self.told, self.confirmed) = (standing.taken, spent);
                 // Never less than is in use: what is spent is spent, whatever the bank says.
                 self.taken = standing.taken.max(self.spent + self.held);
             }

@@ -310,3 +310,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_said_in_a_message_that_was_lost_is_said_again() {
+    let (mut slices, mut bank) = (gateway(1), PlainBank::default());
+    let ask = ask(&[budget(1_000)], 10, 10);
+    assert!(matches!(settle_on(&mut slices, &mut bank, &ask, 1), Step::Granted(_)));
+    slices.settle(ask.hold, &ask.most);
+    let later = 10 * MINUTE_NANOS;
+
+    let lost = slices.draw(organization(), None, later).unwrap();
+    assert_eq!(lost.wishes[0].spent, 10);
+
+    assert!(slices.is_due(organization(), later));
+    let again = slices.draw(organization(), None, later).unwrap();
+    assert_eq!(again.wishes[0].spent, 10);
+    slices.apply(&again, &bank.draw(&again), (later, later));
+    assert!(!slices.is_due(organization(), later + MINUTE_NANOS), "the bank knows it all");
+}
+
+#[test]
+fn a_complete_message_leaves_out_nothing_that_was_spent() {
+    let (mut slices, mut bank) = (gateway(1), PlainBank::default());
+    let ask = ask(&[budget(1_000)], 10, 10);
+    assert!(matches!(settle_on(&mut slices, &mut bank, &ask, 1), Step::Granted(_)));
+    slices.settle(ask.hold, &ask.most);
+    let later = 10 * MINUTE_NANOS;
+    let said = slices.draw(organization(), None, later).unwrap();
+    slices.apply(&said, &bank.draw(&said), (later, later));
+
+    slices.forgotten(organization());
+    let complete = slices.draw(organization(), None, later).unwrap();
+
+    assert!(complete.complete);
+    assert_eq!(complete.wishes[0].spent, 10, "the ledger may not have it yet");
+}
+
+#[test]
+fn a_gateway_that_goes_away_gives_back_all_that_is_not_held() {
+    let (mut slices, mut bank) = (gateway(1), PlainBank::default());
+    let claims = [budget(1_000)];
+    let (ended, running) = (ask(&claims, 10, 10), ask(&claims, 20, 20));
+    for ask in [&ended, &running] {
+        assert!(matches!(settle_on(&mut slices, &mut bank, ask, 1), Step::Granted(_)));
+    }
+    slices.settle(ended.hold, &Quantity::ZERO);
+
+    slices.call_in(organization());
+    let draw = slices.draw(organization(), None, 2).unwrap();
+
+    assert_eq!(draw.wishes[0].want, 20);
+}

@@ -85,6 +85,19 @@ impl Database {
         join.await.map_err(|error: sqlx::Error| StoreError::new("join holders of quota", error))
     }
 
+    /// Organizations of which `gateway` may hold quota.
+    pub(crate) async fn memberships(
+        &self,
+        gateway: GatewayId,
+    ) -> Result<Vec<OrganizationId>, StoreError> {
+        let read = async {
+            let rows =
+                sqlx::query(MEMBERSHIPS).bind(gateway.to_string()).fetch_all(&self.pool).await?;
+            rows.iter().map(|row| parsed(row, "organization_id")).collect::<sqlx::Result<_>>()
+        };
+        read.await.map_err(|error: sqlx::Error| StoreError::new("read holdings of quota", error))
+    }
+
     /// Who may hold quota of `organization`.
     pub(crate) async fn members(
         &self,
@@ -145,5 +158,6 @@ const JOIN: &str = "INSERT INTO members (organization_id, gateway_id) VALUES ($1
      ON CONFLICT (organization_id, gateway_id) DO NOTHING";
 const MEMBERS: &str = "SELECT members.gateway_id, COALESCE(seen_at, 0) AS seen_at FROM members \
      LEFT JOIN gateways ON gateways.gateway_id = members.gateway_id WHERE organization_id = $1";
+const MEMBERSHIPS: &str = "SELECT organization_id FROM members WHERE gateway_id = $1";
 const CALL: &str = "INSERT INTO recoveries (organization_id, since) VALUES ($1, $2) \
      ON CONFLICT (organization_id) DO UPDATE SET since = excluded.since";

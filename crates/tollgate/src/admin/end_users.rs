@@ -1,6 +1,6 @@
 //! `tollgate admin end-users`.
 
-use admission::tenancy::{EndUser, EndUserDeletion, EndUserUpdate, NewEndUser};
+use admission::tenancy::{EndUser, EndUserDeletion, EndUserUpdate, NewEndUser, Policy};
 use clap::{Args, Subcommand};
 use domain::{EndUserId, ProjectId};
 
@@ -50,8 +50,8 @@ impl Command {
             Self::Show { id } => desk.show::<EndUser>(id).await,
             Self::Create { project, subject, fields } => {
                 let mut user = NewEndUser::called(subject, project);
-                user.policy = fields.policy.patch(&Default::default());
-                user.metadata = fields.words.new();
+                user.policy = fields.policy.patch(&Policy::default());
+                user.metadata = fields.words.metadata();
                 desk.change(user).await
             }
             Self::Update { id, fields } => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use admission::tenancy::{Key, KeyRevocation, KeyRotation, KeyUpdate, NewKey};
+use admission::tenancy::{Key, KeyRevocation, KeyRotation, KeyUpdate, NewKey, Policy};
 use clap::{Args, Subcommand};
 use domain::{KeyId, ProjectId};
 
@@ -69,8 +69,8 @@ impl Command {
                     Err(_) => desk.registry().project_named(&project).await?.id,
                 };
                 let mut key = NewKey::called(name, project);
-                key.policy = fields.policy.patch(&Default::default());
-                key.metadata = fields.words.new();
+                key.policy = fields.policy.patch(&Policy::default());
+                key.metadata = fields.words.metadata();
                 desk.change(key).await
             }
             Self::Update { id, name, fields } => {
@@ -97,7 +97,7 @@ impl Shown for Key {
     fn cells(&self) -> Vec<String> {
         let mut cells = policy::cells(&self.policy);
         if self.revoked_at.is_some() {
-            cells[0] = "revoked".to_owned();
+            "revoked".clone_into(&mut cells[0]);
         }
         cells
     }

@@ -1,7 +1,8 @@
 //! `tollgate admin organizations`.
 
 use admission::tenancy::{
-    NewOrganization, Organization, OrganizationDeletion, OrganizationUpdate, Patched, WebhookDraft,
+    NewOrganization, Organization, OrganizationDeletion, OrganizationUpdate, Patched, Policy,
+    WebhookDraft,
 };
 use clap::{Args, Subcommand};
 use domain::{OrganizationId, Secret};
@@ -70,8 +71,8 @@ impl Command {
                 let Fields { time_zone, webhook, webhook_secret, policy, words, .. } = *fields;
                 let webhook = webhook
                     .map(|url| WebhookDraft { url, secret: webhook_secret.map(Secret::new) });
-                let policy = policy.patch(&Default::default());
-                let metadata = words.new();
+                let policy = policy.patch(&Policy::default());
+                let metadata = words.metadata();
                 desk.change(NewOrganization { name, time_zone, policy, webhook, metadata }).await
             }
             Self::Update { id, name, fields } => {

@@ -13,6 +13,7 @@ use domain::{GpuTime, ModelName, NanoUsd, Timestamp};
 use crate::print::{moment, parse_moment};
 
 /// What stands at a scope. What is not given stays as it is.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Args, Clone, Default)]
 pub(super) struct PolicyArguments {
     /// A limit, such as `requests-per-minute=60`; repeat for more. All of them replace the limits before.

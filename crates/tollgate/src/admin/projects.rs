@@ -1,6 +1,6 @@
 //! `tollgate admin projects`.
 
-use admission::tenancy::{NewProject, Project, ProjectDeletion, ProjectUpdate};
+use admission::tenancy::{NewProject, Policy, Project, ProjectDeletion, ProjectUpdate};
 use clap::{Args, Subcommand};
 use domain::{OrganizationId, ProjectId};
 
@@ -57,8 +57,8 @@ impl Command {
                     None => desk.registry().establish().await?.organization.id,
                 };
                 let mut project = NewProject::called(name, organization);
-                project.policy = fields.policy.patch(&Default::default());
-                project.metadata = fields.words.new();
+                project.policy = fields.policy.patch(&Policy::default());
+                project.metadata = fields.words.metadata();
                 desk.change(project).await
             }
             Self::Update { id, name, fields } => {

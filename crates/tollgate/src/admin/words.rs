@@ -12,7 +12,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn new(self) -> Metadata {
+    pub(super) fn metadata(self) -> Metadata {
         self.metadata.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
