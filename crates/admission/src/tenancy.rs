@@ -26,7 +26,7 @@ pub use registry::{
     LimitDraft, Listing, MetadataPatch, NewAdmin, NewEndUser, NewKey, NewOrganization, NewPrice,
     NewProject, OrganizationDeletion, OrganizationUpdate, Page, Parent, Patched, Planned,
     PolicyPatch, PriceDeletion, ProjectDeletion, ProjectUpdate, Registry, RegistryError, Request,
-    Terms, WebhookDraft,
+    Standing, Terms, WebhookDraft,
 };
 pub use rules::{
     Amount, Budget, Enforcement, Limit, LimitKind, Policy, TimeZone, UnknownTimeZone, Window,

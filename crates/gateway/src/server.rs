@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::accounts::Accounts;
-use crate::admin::{self, Admin};
+use crate::admin::{self, AdminApi};
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
@@ -122,7 +122,7 @@ pub async fn run(
     let tenants = Arc::clone(&stores.tenants);
     let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
     let database = stores.database.clone();
-    let admin = Admin { gateway: Arc::clone(&gateway), registry, database };
+    let admin = AdminApi::new(Arc::clone(&gateway), registry, database, Arc::clone(&clock));
     let (stopping, stopped) = watch::channel(false);
     let accounts =
         Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) };
@@ -211,7 +211,7 @@ fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-fn serve_admin(listener: Listener, admin: Admin) -> Result<AbortOnDropHandle<()>, GatewayError> {
+fn serve_admin(listener: Listener, admin: AdminApi) -> Result<AbortOnDropHandle<()>, GatewayError> {
     let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
     Ok(spawn(async move {
         // axum's accept loop does not end by itself.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use domain::{
-    AdminId, EndUserId, IdError, IdKind, KeyId, OrganizationId, PriceId, ProjectId, Secret, kind,
+    AdminId, EndUserId, IdError, IdKind, KeyId, OrganizationId, PriceId, ProjectId, ScopeId,
+    Secret, kind,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,6 +105,17 @@ impl fmt::Display for RecordId {
             Self::Key(id) => id.fmt(f),
             Self::Admin(id) => id.fmt(f),
             Self::Price(id) => id.fmt(f),
+        }
+    }
+}
+
+impl From<ScopeId> for RecordId {
+    fn from(scope: ScopeId) -> Self {
+        match scope {
+            ScopeId::Organization(id) => Self::Organization(id),
+            ScopeId::Project(id) => Self::Project(id),
+            ScopeId::EndUser(id) => Self::EndUser(id),
+            ScopeId::Key(id) => Self::Key(id),
         }
     }
 }

@@ -82,8 +82,7 @@ impl Tenants for MemoryTenants {
         Ok(())
     }
 
-    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError> {
-        let now = self.clock.now();
+    async fn answered(&self, key: &str, now: Timestamp) -> Result<Option<Idempotency>, StoreError> {
         let shelf = self.shelf();
         let answer = shelf.answers.get(key).filter(|(at, _)| now.since(*at) < KEPT_FOR);
         Ok(answer.map(|(_, answer)| answer.clone()))

@@ -1,6 +1,7 @@
 //! The port to where tenants are kept: a set of records, changed one whole change at a time.
 
 use async_trait::async_trait;
+use domain::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::audit::{AuditDraft, AuditEntry};
@@ -68,8 +69,8 @@ pub trait Tenants: Send + Sync {
     /// Appends an audit line for an attempt that changed nothing.
     async fn note(&self, draft: &AuditDraft) -> Result<(), StoreError>;
 
-    /// What was answered under an idempotency key, if anything was in the last day.
-    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError>;
+    /// What was answered under an idempotency key, if anything was in the day before `now`.
+    async fn answered(&self, key: &str, now: Timestamp) -> Result<Option<Idempotency>, StoreError>;
 
     /// Lines of the audit log after number `after`, oldest first, at most `limit`.
     async fn audit(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;

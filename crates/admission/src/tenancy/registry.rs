@@ -41,7 +41,7 @@ pub use organizations::{NewOrganization, OrganizationDeletion, OrganizationUpdat
 pub use policy::{BudgetDraft, LimitDraft, PolicyPatch};
 pub use prices::{NewPrice, PriceDeletion};
 pub use projects::{NewProject, ProjectDeletion, ProjectUpdate};
-pub use reading::{AuditPage, Listing, Page, Parent};
+pub use reading::{AuditPage, Listing, Page, Parent, Standing};
 pub use request::{Desk, Planned, Request};
 pub use words::{MetadataPatch, Patched};
 
@@ -174,7 +174,7 @@ impl Registry {
             let view = self.newest().await?;
             let officer = Officer::of(attempt.actor, &view)?;
             if let Some(repetition) = &repetition
-                && let Some(answered) = self.tenants.answered(&repetition.key).await?
+                && let Some(answered) = self.tenants.answered(&repetition.key, attempt.now).await?
             {
                 return self.replay(answered, repetition);
             }

@@ -200,7 +200,7 @@ impl Tenants for FixedTenants {
         Ok(())
     }
 
-    async fn answered(&self, _: &str) -> Result<Option<Idempotency>, StoreError> {
+    async fn answered(&self, _: &str, _: Timestamp) -> Result<Option<Idempotency>, StoreError> {
         Ok(None)
     }
 

@@ -10,7 +10,7 @@ use admission::tenancy::{
 };
 use admission::{Pepper, StoreError};
 use async_trait::async_trait;
-use domain::{Clock, ManualClock};
+use domain::{Clock, ManualClock, Timestamp};
 use tokio::task::JoinSet;
 
 use crate::world::START;
@@ -48,9 +48,9 @@ impl Tenants for Polite {
         self.tenants.note(draft).await
     }
 
-    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError> {
+    async fn answered(&self, key: &str, now: Timestamp) -> Result<Option<Idempotency>, StoreError> {
         tokio::task::yield_now().await;
-        self.tenants.answered(key).await
+        self.tenants.answered(key, now).await
     }
 
     async fn audit(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use admission::tenancy::{
-    Actor, AdminRevocation, AdminRotation, EndUserDeletion, Fate, Kept as _, Key, KeyRevocation,
-    KeyUpdate, Listing, NewEndUser, NewOrganization, NewPrice, NewProject, Organization,
-    OrganizationDeletion, OrganizationUpdate, Parent, Patched, PriceDeletion, ProjectDeletion,
-    ProjectUpdate, Record, RegistryError, Role, Terms, WebhookDraft,
+    Actor, AdminRevocation, AdminRotation, Amount, BudgetDraft, EndUserDeletion, Enforcement, Fate,
+    Kept as _, Key, KeyRevocation, KeyUpdate, Listing, NewEndUser, NewOrganization, NewPrice,
+    NewProject, Organization, OrganizationDeletion, OrganizationUpdate, Parent, Patched,
+    PriceDeletion, ProjectDeletion, ProjectUpdate, Record, RegistryError, Role, Terms,
+    WebhookDraft, Window,
 };
-use domain::{ModelName, NanoUsd, Price, Secret};
+use domain::{ModelName, NanoUsd, Price, ScopeId, Secret};
 
 use crate::world::{START, World, places};
 
@@ -229,4 +230,36 @@ async fn a_listing_that_makes_no_sense_is_refused() {
     let refused = world.registry.list::<Organization>(Actor::Local, &listing).await.unwrap_err();
 
     assert_eq!(places(&refused), ["limit", "after", "within"]);
+}
+
+#[tokio::test]
+async fn what_stands_at_a_scope_is_told_with_the_account_of_each_budget() {
+    let world = World::new();
+    let people = world.peopled().await;
+    let budget = |enforcement| BudgetDraft {
+        id: None,
+        amount: Amount::Tokens(5),
+        window: Window::Day,
+        enforcement,
+        alert_percent: Vec::new(),
+        model: None,
+    };
+    let key = people.keys[0].id;
+    let mut update = KeyUpdate::of(key);
+    update.policy.budgets = Some(vec![budget(Enforcement::Soft), budget(Enforcement::Hard)]);
+    let policy = world.done(&update).await.record.policy;
+
+    let (_, member) = people.admins.iter().find(|(name, _)| *name == "search member").unwrap();
+    let member = Actor::Admin(*member);
+    let standing = world.registry.standing(member, ScopeId::Key(key)).await.unwrap();
+
+    assert_eq!((standing.organization, &standing.policy), (people.acme.id, &policy));
+    let accounts: Vec<_> = standing.claims.iter().map(|claim| claim.account.rule).collect();
+    assert_eq!(accounts, [policy.budgets[0].id, policy.budgets[1].id]);
+    assert!(standing.claims.iter().all(|claim| claim.bounds.start <= START));
+    let organization = ScopeId::Organization(people.acme.id);
+    for hidden in [organization, ScopeId::Key(people.keys[1].id)] {
+        let refused = world.registry.standing(member, hidden).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::NotFound { .. }), "{refused}");
+    }
 }

@@ -9,7 +9,7 @@ use admission::tenancy::{
 use admission::{ApiKey, Pepper};
 use domain::Secret;
 
-use crate::world::{World, places};
+use crate::world::{START, World, places};
 
 fn once(key: &str) -> Terms {
     Terms { idempotency_key: Some(key.to_owned()), ..Terms::default() }
@@ -167,7 +167,7 @@ async fn what_is_kept_of_an_answer_tells_no_secret_without_the_pepper() {
     let made = world.registry.change(Actor::Local, &request, &once("a")).await.unwrap();
     let secret = text(made.secret.as_ref());
 
-    let kept = world.tenants.answered("local a").await.unwrap().expect("the answer is kept");
+    let kept = world.tenants.answered("local a", START).await.unwrap().expect("the answer is kept");
 
     assert!(!format!("{kept:?}").contains(&secret[6..]));
     // Who has the database and another pepper gets another secret out of it.
@@ -203,6 +203,6 @@ async fn a_replayed_organization_does_not_show_its_webhook_secret() {
     }
     let kept: Organization = world.record(first.record.id).await.unwrap();
     assert_eq!(kept.webhook.unwrap().secret.expose(), secret);
-    let answer = world.tenants.answered("local a").await.unwrap().unwrap();
+    let answer = world.tenants.answered("local a", START).await.unwrap().unwrap();
     assert!(!answer.response.to_string().contains(secret));
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use admission::bank::Founding;
 use admission::{Claim, Entry, Measure, StoreError};
 use domain::{GatewayId, KeyId, OrganizationId, ScopeId, Timestamp};
-use sqlx::any::{Any, AnyArguments};
+use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
 
@@ -85,11 +85,26 @@ impl Database {
     pub async fn key_uses(&self) -> Result<HashMap<KeyId, Timestamp>, StoreError> {
         let doing = |error| StoreError::new("read when keys were used", error);
         let rows = sqlx::query("SELECT key_id, last_used_at FROM key_uses").fetch_all(&self.pool);
-        let rows = rows.await.map_err(doing)?;
-        let uses = rows.iter().map(|row| {
-            Ok((parsed(row, "key_id")?, Timestamp::from_millis(count(row, "last_used_at")?)))
-        });
-        uses.collect::<sqlx::Result<_>>().map_err(doing)
+        uses_of(&rows.await.map_err(doing)?).map_err(doing)
+    }
+
+    /// When each of these keys last admitted something, for those that did.
+    pub async fn last_used(&self, keys: &[KeyId]) -> Result<HashMap<KeyId, Timestamp>, StoreError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let doing = |error| StoreError::new("read when keys were used", error);
+        let places: Vec<String> = (1..=keys.len()).map(|at| format!("${at}")).collect();
+        let statement = format!(
+            "SELECT key_id, last_used_at FROM key_uses WHERE key_id IN ({})",
+            places.join(", ")
+        );
+        let mut query: Query<'_, Any, AnyArguments> = sqlx::query(AssertSqlSafe(statement));
+        for key in keys {
+            query = query.bind(key.to_string());
+        }
+        let rows = query.fetch_all(&self.pool).await.map_err(doing)?;
+        uses_of(&rows).map_err(doing)
     }
 
     /// Number of ledger rows.
@@ -99,6 +114,13 @@ impl Database {
         let counted = counted.and_then(|row| count(&row, "rows"));
         counted.map_err(|error| StoreError::new("count ledger rows", error))
     }
+}
+
+fn uses_of(rows: &[AnyRow]) -> sqlx::Result<HashMap<KeyId, Timestamp>> {
+    let uses = rows.iter().map(|row| {
+        Ok((parsed(row, "key_id")?, Timestamp::from_millis(count(row, "last_used_at")?)))
+    });
+    uses.collect()
 }
 
 async fn append(

@@ -5,7 +5,7 @@ use admission::tenancy::{
     AuditDraft, AuditEntry, Change, Changes, Committed, Idempotency, Tenants,
 };
 use async_trait::async_trait;
-use domain::{Clock as _, SystemClock};
+use domain::Timestamp;
 use sqlx::any::{Any, AnyRow};
 use sqlx::{Row as _, Transaction};
 
@@ -38,8 +38,8 @@ impl Tenants for Database {
         write.await.map_err(|error: sqlx::Error| StoreError::new("write audit log", error))
     }
 
-    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError> {
-        let oldest = integer(SystemClock.now().millis().saturating_sub(KEEP_MILLIS));
+    async fn answered(&self, key: &str, now: Timestamp) -> Result<Option<Idempotency>, StoreError> {
+        let oldest = integer(now.millis().saturating_sub(KEEP_MILLIS));
         let read = async {
             let row = sqlx::query(SELECT_ANSWER)
                 .bind(key.to_owned())

@@ -1,6 +1,6 @@
 //! Ledger rows and their sums, in every kind of database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use admission::tenancy::{Amount, Budget, Enforcement, Policy, TimeZone, Window};
 use admission::{Admitted, Claim, Entry, Outcome, claims};
@@ -241,6 +241,10 @@ async fn keys_tell_when_they_were_last_used(Fresh { database, .. }: Fresh) {
 
     let uses = database.key_uses().await.unwrap();
     assert_eq!(uses.get(&scope().key), Some(&at(9)));
+    let (used, unused) = (scope().key, KeyId::from_u128(4));
+    let asked = database.last_used(&[unused, used]).await.unwrap();
+    assert_eq!(asked, HashMap::from([(used, at(9))]));
+    assert!(database.last_used(&[]).await.unwrap().is_empty());
 }
 
 /// The beginning of a day (UTC).

@@ -1,12 +1,13 @@
 //! Tenants, the audit log and answers given once, in every kind of database.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use admission::tenancy::{
     AuditDraft, Change, Committed, Idempotency, Organization, Policy, Record, Tenants, TimeZone,
     View,
 };
-use domain::{Clock, OrganizationId, SystemClock, Timestamp};
+use domain::{OrganizationId, Timestamp};
 use serde_json::json;
 use store::Database;
 
@@ -36,7 +37,7 @@ fn organization(number: u128, name: &str) -> Record {
 
 fn draft(action: &str) -> AuditDraft {
     AuditDraft {
-        at: SystemClock.now(),
+        at: NOW,
         actor: "admin_1".to_owned(),
         action: action.to_owned(),
         resource: String::new(),
@@ -136,10 +137,15 @@ async fn an_answer_is_given_once_and_kept(Fresh { database, .. }: Fresh) {
         audit: draft("test"),
         idempotency: Some(idempotency.clone()),
     };
-    assert_eq!(database.answered("admin_1 abc").await.unwrap(), None);
+    assert_eq!(database.answered("admin_1 abc", NOW).await.unwrap(), None);
 
     database.commit(&change).await.unwrap();
 
-    assert_eq!(database.answered("admin_1 abc").await.unwrap(), Some(idempotency));
-    assert_eq!(database.answered("admin_2 abc").await.unwrap(), None);
+    let later = NOW.plus(Duration::from_hours(24));
+    assert_eq!(database.answered("admin_1 abc", later).await.unwrap(), Some(idempotency));
+    assert_eq!(database.answered("admin_2 abc", later).await.unwrap(), None);
+    let too_late = later.plus(Duration::from_millis(1));
+    assert_eq!(database.answered("admin_1 abc", too_late).await.unwrap(), None);
 }
+
+const NOW: Timestamp = Timestamp::from_millis(1_780_000_000_000);

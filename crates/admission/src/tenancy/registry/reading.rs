@@ -1,15 +1,17 @@
 //! Reading: single records, pages of them, the audit log, and what may be read elsewhere.
 
-use domain::{OrganizationId, Problems, ProjectId};
+use domain::{OrganizationId, Problems, ProjectId, ScopeId, Timestamp};
 use serde_json::json;
 
 use super::request::{admin_id, seen};
 use super::{Registry, RegistryError, shortened};
 use crate::ApiKey;
+use crate::claims::{Claim, of_budget};
 use crate::tenancy::audit::{AuditDraft, AuditEntry};
 use crate::tenancy::kept::{Kept, RecordId};
 use crate::tenancy::permissions::{Action, Actor, Deed, Officer, Place, Resource};
 use crate::tenancy::records::{Admin, Role};
+use crate::tenancy::rules::Policy;
 use crate::tenancy::view::View;
 
 /// Which records are asked for, and how many at a time.
@@ -50,6 +52,17 @@ pub struct AuditPage {
     pub entries: Vec<AuditEntry>,
     /// After which number the next page begins; absent on the last page.
     pub next: Option<u64>,
+}
+
+/// What stands at one scope.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// What stands there.
+    pub policy: Policy,
+    /// The account that counts each budget in its present window, in the policy's order.
+    pub claims: Vec<Claim>,
 }
 
 impl Listing {
@@ -186,6 +199,26 @@ impl Registry {
         place.await
     }
 
+    /// What stands at a scope whose usage the actor may read. End users without a record have none of their
+    /// own: what stands there is their project's.
+    pub async fn standing(&self, actor: Actor, scope: ScopeId) -> Result<Standing, RegistryError> {
+        let (at, now) = (RecordId::from(scope), self.clock.now());
+        let look = Look { action: Action::Read, resource: Resource::Usage, at: Some(at) };
+        let standing = self.look(actor, look, |officer, view| {
+            let place = seen(officer, view, at)?;
+            officer.permit(&Deed {
+                action: Action::Read,
+                resource: Resource::Usage,
+                place,
+                admin: None,
+            })?;
+            let missing =
+                || RegistryError::NotFound { resource: at.resource(), id: at.to_string() };
+            standing(view, at, now).ok_or_else(missing)
+        });
+        standing.await
+    }
+
     /// Looks, and tells the audit log if that is refused.
     async fn look<T>(
         &self,
@@ -230,6 +263,13 @@ impl Registry {
             detail: json!({ "reason": shortened(&error.to_string()) }),
         })
     }
+}
+
+fn standing(view: &View, at: RecordId, now: Timestamp) -> Option<Standing> {
+    let (organization, scope, policy) = view.place(view.record(at)?)?;
+    let zone = &view.organization(organization)?.time_zone;
+    let claims = policy.budgets.iter().map(|budget| of_budget(scope, budget, zone, now)).collect();
+    Some(Standing { organization, policy: policy.clone(), claims })
 }
 
 fn check_listing<K: Kept>(listing: &Listing) -> Result<(), RegistryError> {
