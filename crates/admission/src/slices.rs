@@ -145,12 +145,9 @@ impl Slices {
         }
         let purse = self.purses.entry(ask.organization).or_default();
         let mut amount = ask.most;
-        for claim in ask.claims.iter() {
-            if let Err(step) =
-                purse.look(claim, &ask.least, &mut amount, (asked, now, self.settings))
-            {
-                return step;
-            }
+        let terms = (asked, now, self.settings);
+        if let Err(step) = purse.look(ask.claims.iter(), &ask.least, &mut amount, terms) {
+            return step;
         }
         for claim in ask.claims.iter() {
             purse.take(claim, amount.of(claim.measure), now);
@@ -174,10 +171,9 @@ impl Slices {
         let held = self.holds.get_mut(&hold)?;
         let purse = self.purses.entry(held.organization).or_default();
         let mut amount = *most;
-        for claim in held.claims.iter().filter(|claim| claim.is_pool()) {
-            if let Err(step) = purse.look(claim, least, &mut amount, (asked, now, self.settings)) {
-                return Some(step);
-            }
+        let pools = held.claims.iter().filter(|claim| claim.is_pool());
+        if let Err(step) = purse.look(pools, least, &mut amount, (asked, now, self.settings)) {
+            return Some(step);
         }
         let counted =
             |claim: &&Claim| !matches!(claim.measure, Measure::Requests | Measure::Running);
@@ -379,8 +375,42 @@ impl Slices {
 }
 
 impl Purse {
+    /// Bounds `amount` by what every claim's slice can give now, or says what to do.
+    ///
+    /// The bank gives of all accounts or of none, so one that has plenty gets nothing when another runs
+    /// short: that one is told.
+    fn look<'a>(
+        &mut self,
+        claims: impl Iterator<Item = &'a Claim>,
+        least: &Quantity,
+        amount: &mut Quantity,
+        terms: (Asked, u64, SliceSettings),
+    ) -> Result<(), Step> {
+        let mut innocent = None;
+        for claim in claims {
+            match self.look_at(claim, least, amount, terms) {
+                Ok(()) => {}
+                Err(Step::Refused(refusal)) if self.has_plenty(claim, least) => {
+                    innocent.get_or_insert(refusal);
+                }
+                Err(step) => return Err(step),
+            }
+        }
+        match (innocent, terms.0) {
+            (None, _) => Ok(()),
+            (Some(refusal), Asked::LastWord) => Err(Step::Refused(refusal)),
+            (Some(_), _) => Err(Step::Wait), // what ran short a moment ago does no longer
+        }
+    }
+
+    /// Whether the bank, when it last spoke, had enough for this claim alone.
+    fn has_plenty(&self, claim: &Claim, least: &Quantity) -> bool {
+        let slice = self.slices.get(&claim.account);
+        slice.is_some_and(|slice| slice.has_plenty(least.of(claim.measure)))
+    }
+
     /// Bounds `amount` by what the claim's slice can give now, or says what to do.
-    fn look(
+    fn look_at(
         &mut self,
         claim: &Claim,
         least: &Quantity,

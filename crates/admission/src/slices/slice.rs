@@ -264,11 +264,17 @@ impl Slice {
         }
     }
 
-    /// Whether what others hold in spare would be enough.
+    /// Whether the bank, when it last spoke, had what is missing.
+    pub(super) fn has_plenty(&self, least: i64) -> bool {
+        self.standing_at > 0 && self.standing.left >= (least - self.spare()).max(1)
+    }
+
+    /// Whether what others hold in spare would be enough, and is needed.
     pub(super) fn may_be_called_in(&self, least: i64) -> bool {
         let missing = least - self.spare();
         let Standing { left, spare_elsewhere, .. } = self.standing;
-        self.is_kept_by_bank() && spare_elsewhere > 0 && left + spare_elsewhere >= missing
+        let helps = spare_elsewhere > 0 && left.saturating_add(spare_elsewhere) >= missing;
+        self.is_kept_by_bank() && helps && !self.has_plenty(least)
     }
 
     /// What a gateway does on its own: budgets fail closed, rates and places go on at its share.

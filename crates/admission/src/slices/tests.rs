@@ -5,11 +5,12 @@ use proptest::prelude::*;
 
 use super::slice::MINUTE_NANOS;
 use super::*;
-use crate::bank::Standing;
+use crate::bank::{Standing, Wish};
 use crate::claims::Rule;
 use crate::tenancy::{Amount, LimitKind, WindowBounds};
 
-/// The plainest bank there can be: gives whatever fits, and never less than the least.
+/// The plainest bank there can be: gives whatever fits, and never less than the least; of all accounts or
+/// of none.
 #[derive(Default)]
 struct PlainBank {
     taken: BTreeMap<AccountId, BTreeMap<GatewayId, (i64, i64)>>,
@@ -19,37 +20,52 @@ struct PlainBank {
 impl PlainBank {
     fn draw(&mut self, draw: &Draw) -> Drawn {
         self.messages += 1;
-        let mut granted = true;
-        let standings = draw.wishes.iter().map(|wish| {
-            let (capacity, rate) = match wish.kind {
-                AccountKind::Pool { capacity } | AccountKind::Slots { capacity } => {
-                    (capacity, false)
-                }
-                AccountKind::Rate { per_minute } => (per_minute, true),
-            };
+        let plans: Vec<_> = draw.wishes.iter().map(|wish| self.plan(draw.gateway, wish)).collect();
+        let granted = plans.iter().all(|plan| plan.taken >= plan.least);
+        let standings = draw.wishes.iter().zip(plans).map(|(wish, plan)| {
+            // Of all, or of none.
+            let taken = if granted { plan.taken } else { plan.taken.min(plan.before) };
             let gateways = self.taken.entry(wish.account).or_default();
-            let others = |pick: fn(&(i64, i64)) -> i64| -> i64 {
-                let others = gateways.iter().filter(|(gateway, _)| **gateway != draw.gateway);
-                others.map(|(_, figures)| pick(figures)).sum()
-            };
-            let (elsewhere, spare_elsewhere) = (others(|f| f.0), others(|f| f.0 - f.1));
-            let own = gateways.get(&draw.gateway).map_or(0, |figures| figures.0);
-            let (before, want, least) = if rate {
-                (own, own + wish.want, own + wish.least)
-            } else {
-                (own, wish.want, wish.least)
-            };
-            let room = capacity - elsewhere;
-            let taken = if want <= before { want } else { want.min(room.max(before)) };
-            granted &= taken >= least;
             gateways.insert(draw.gateway, (taken, wish.spent));
-            let left = capacity - elsewhere - taken;
-            let taken = if rate { taken - before } else { taken };
+            let left = plan.room - taken;
+            let is_rate = matches!(wish.kind, AccountKind::Rate { .. });
+            let taken = if is_rate { taken - plan.before } else { taken };
+            let spare_elsewhere = plan.spare_elsewhere;
             Standing { taken, left, spare_elsewhere, wait_nanos: MINUTE_NANOS }
         });
         let standings = standings.collect();
         Drawn::Standings { granted, standings, called_in: false }
     }
+
+    fn plan(&self, gateway: GatewayId, wish: &Wish) -> Plan {
+        let nobody = BTreeMap::new();
+        let gateways = self.taken.get(&wish.account).unwrap_or(&nobody);
+        let others = gateways.iter().filter(|(other, _)| **other != gateway);
+        let (elsewhere, spare_elsewhere) = others.fold((0, 0), |(taken, spare), (_, figures)| {
+            (taken + figures.0, spare + figures.0 - figures.1)
+        });
+        let before = gateways.get(&gateway).map_or(0, |figures| figures.0);
+        let (capacity, want, least) = match wish.kind {
+            AccountKind::Pool { capacity } | AccountKind::Slots { capacity } => {
+                (capacity, wish.want, wish.least)
+            }
+            AccountKind::Rate { per_minute } => {
+                (per_minute, before + wish.want, before + wish.least)
+            }
+        };
+        let room = capacity - elsewhere;
+        let taken = if want <= before { want } else { want.min(room.max(before)) };
+        Plan { before, taken, least, room, spare_elsewhere }
+    }
+}
+
+/// What a gateway would have of an account, and what it needs.
+struct Plan {
+    before: i64,
+    taken: i64,
+    least: i64,
+    room: i64,
+    spare_elsewhere: i64,
 }
 
 fn settings() -> SliceSettings {
@@ -360,4 +376,26 @@ fn a_gateway_that_goes_away_gives_back_all_that_is_not_held() {
     let draw = slices.draw(organization(), None, 2).unwrap();
 
     assert_eq!(draw.wishes[0].want, 20);
+}
+
+#[test]
+fn a_refusal_names_what_ran_short_and_not_what_was_asked_for_with_it() {
+    let rate = claim(7, AccountKind::Rate { per_minute: 100 }, Measure::Requests);
+    let claims = [rate, budget(10)];
+    let (mut slices, mut bank) = (gateway(1), PlainBank::default());
+    let all = ask(&claims, 10, 10);
+    assert!(matches!(settle_on(&mut slices, &mut bank, &all, 1), Step::Granted(_)));
+    // Nothing of the rate is in hand, as after a minute in which nobody asked.
+    slices
+        .purses
+        .get_mut(&organization())
+        .unwrap()
+        .slices
+        .get_mut(&claims[0].account)
+        .unwrap()
+        .taken = 0;
+
+    let refused = settle_on(&mut slices, &mut bank, &ask(&claims, 1, 1), 2);
+
+    assert!(matches!(refused, Step::Refused(Refusal::Budget { .. })), "{refused:?}");
 }
