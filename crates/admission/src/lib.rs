@@ -5,7 +5,7 @@
 //! it is dropped, in the background, so every way out of a request pays for what it used and
 //! nothing else, and leaves exactly one ledger row.
 //!
-//! What it needs of the outside it owns as ports: [`Tenants`] (who exists), [`Quota`] (counters
+//! What it needs of the outside it owns as ports: [`Tenants`](tenancy::Tenants) (who exists), [`Quota`] (counters
 //! held and settled atomically over all scopes) and [`Ledger`] (what happened, for ever).
 //!
 //! Invariant: knows nothing of HTTP, Redis, SQL or workers.
