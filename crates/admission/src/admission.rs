@@ -109,7 +109,8 @@ impl Admission {
     fn look(&self, ask: &Ask) -> Result<(), AdmitError> {
         let left = self.shared.quota.left(ask.organization, &ask.claims);
         for (claim, left) in ask.claims.iter().zip(left) {
-            if left.is_some_and(|left| left < ask.least.of(claim.measure)) {
+            // Of what nobody has asked for here yet, all may be left.
+            if left.unwrap_or(claim.capacity()) < ask.least.of(claim.measure) {
                 return Err(self.refused(claim.refused()));
             }
         }

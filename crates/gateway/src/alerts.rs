@@ -76,7 +76,7 @@ impl Alerts {
                     organization = %alert.organization, error = ?error,
                     "webhook not reached, trying again"
                 );
-                Ok(())
+                self.database.postpone(alert, self.clock.now()).await
             }
         }
     }

@@ -58,6 +58,14 @@ impl Database {
         Ok(taken.rows_affected() == 1)
     }
 
+    /// Notes that nobody listened, so that it is taken again within seconds.
+    pub async fn postpone(&self, alert: &Alert, at: Timestamp) -> Result<(), StoreError> {
+        let as_if_taken = integer(at.millis()) - TAKEN_MILLIS + POSTPONED_MILLIS;
+        let query = sqlx::query(DELIVERED).bind(-as_if_taken.max(1)).bind(0_i64);
+        let noted = named(query, alert).execute(&self.pool).await;
+        noted.map(drop).map_err(|error| StoreError::new("postpone alert", error))
+    }
+
     /// Notes that somebody was told.
     pub async fn delivered(&self, alert: &Alert, at: Timestamp) -> Result<(), StoreError> {
         let query = sqlx::query(DELIVERED).bind(integer(at.millis().max(1))).bind(0_i64);
@@ -126,3 +134,4 @@ const DELIVERED: &str = "UPDATE alerts SET delivered_at = $1 WHERE delivered_at 
      rule_id = $3 AND scope = $4 AND window_start = $5 AND percent = $6";
 /// How long whoever took an alert has for delivering it.
 const TAKEN_MILLIS: i64 = 60_000;
+const POSTPONED_MILLIS: i64 = 5_000;
