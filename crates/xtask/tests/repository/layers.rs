@@ -128,7 +128,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tollgate", &["domain", "admission", "gateway", "worker"]),
     ("xtask", &[]),
     ("system-tests", &[]),
-    ("load-tests", &[]),
+    ("load-tests", &["domain", "proto"]),
 ];
 
 /// Libraries whose name starts like this, and the one package that may know them.
