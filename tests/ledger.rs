@@ -47,9 +47,9 @@ impl Ledger {
         until(&format!("the row of {request} is in the ledger"), LIMIT, look).await
     }
 
-    /// What each scope has been charged, as the gateway keeps it.
+    /// What each scope has been charged, as the gateway sums it up.
     pub(crate) async fn spending(&self) -> anyhow::Result<BTreeMap<String, i64>> {
-        let rows = sqlx::query("SELECT scope, charge_nanos FROM spending").fetch_all(&self.0).await;
+        let rows = sqlx::query(SPENDING).fetch_all(&self.0).await;
         let rows = rows.context("read spending")?;
         let sums = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
         sums.collect::<sqlx::Result<_>>().context("read spending")
@@ -92,6 +92,10 @@ fn row(row: &SqliteRow) -> sqlx::Result<LedgerRow> {
     })
 }
 
+const SPENDING: &str = "\
+    SELECT organization_id, SUM(charge_nanos) FROM rollups WHERE grain = 'hour' GROUP BY 1 UNION ALL \
+    SELECT project_id, SUM(charge_nanos) FROM rollups WHERE grain = 'hour' GROUP BY 1 UNION ALL \
+    SELECT key_id, SUM(charge_nanos) FROM rollups WHERE grain = 'hour' GROUP BY 1";
 /// 0.10 dollars per million.
 pub(crate) const PROMPT_NANOS: i64 = 100;
 /// 0.05 dollars per million.

@@ -82,11 +82,18 @@ struct Usage {
     completion_tokens: u64,
 }
 
+/// What every client here is made from.
+pub fn http() -> reqwest::ClientBuilder {
+    // Refused if another client was made before; it is the same one then.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // The system's proxy would be measured too.
+    reqwest::Client::builder().no_proxy()
+}
+
 impl Client {
     /// A client of `target`.
     pub fn new(target: Target) -> anyhow::Result<Self> {
-        // The system's proxy would be measured too.
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build();
+        let http = http().tcp_nodelay(true).build();
         Ok(Self { target, http: http.context("build a client")? })
     }
 

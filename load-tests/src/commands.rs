@@ -1,5 +1,6 @@
 //! The commands, and where they find a server.
 
+mod governed;
 mod memory;
 mod scenario;
 mod startup;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use load_tests::{Client, Product, Serve, Target};
 
+pub(crate) use governed::Governed;
 pub(crate) use memory::memory;
 pub(crate) use scenario::scenario;
 pub(crate) use startup::startup;

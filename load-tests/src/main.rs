@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{Place, Trace, all, memory, scenario, startup, streams};
+use commands::{Governed, Place, Trace, all, memory, scenario, startup, streams};
 
 /// Measures Tollgate, or anything else with the same API, over HTTP.
 ///
-/// Exits with 1 when a threshold does not hold. Thresholds are counts, or ratios of figures of the
-/// same run; times by themselves are printed and never judged.
+/// Exits with 1 when a threshold does not hold. Thresholds are counts, or compare figures of the same
+/// run; times by themselves are printed and never judged.
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Arguments {
@@ -36,7 +36,9 @@ enum Command {
     },
     /// Replay a public trace
     Trace(Trace),
-    /// Everything above that is judged: every scenario, startup and memory
+    /// What budgets and limits cost, in throughput, latency and Redis commands; needs `redis-server`
+    Governed(Governed),
+    /// Every scenario, startup and memory
     All,
 }
 
@@ -61,6 +63,7 @@ async fn run(place: &Place, command: Command) -> anyhow::Result<bool> {
         Command::Memory => memory(place).await,
         Command::Scenario { file } => scenario(place, &file).await,
         Command::Trace(trace) => trace.run(place).await,
+        Command::Governed(governed) => governed.run(place).await,
         Command::All => all(place).await,
     }
 }

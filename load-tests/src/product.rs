@@ -100,11 +100,22 @@ impl Product {
     /// Makes a key in a project of its own, in the gateway's folder `data`.
     pub async fn key(&self, data: &Path, tenant: &str) -> anyhow::Result<String> {
         let mut command = self.command();
-        command.args(["keys", "create", "--json", "--name", tenant, "--project", tenant]);
+        command.args(["admin", "keys", "create", "--json", "--name", tenant, "--project", tenant]);
         let made = command.arg("--data").arg(data).output().await.context("make a key")?;
         let said = String::from_utf8_lossy(&made.stderr);
         ensure!(made.status.success(), "make a key for {tenant}: {}", said.trim());
         text(&serde_json::from_slice(&made.stdout).context("read the key")?, "api_key")
+    }
+
+    /// What `tollgate admin` says to `arguments`, for the gateway's folder `data`.
+    pub async fn admin(&self, data: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+        let mut command = self.command();
+        command.arg("admin").args(arguments).arg("--json").arg("--data").arg(data);
+        let about = || format!("tollgate admin {}", arguments.join(" "));
+        let done = command.output().await.with_context(about)?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{}: {}", about(), said.trim());
+        serde_json::from_slice(&done.stdout).with_context(about)
     }
 
     fn command(&self) -> Command {
@@ -138,6 +149,14 @@ impl Role {
         Ok(number.parse()?)
     }
 
+    /// The time that processors have spent on it, as the kernel counts it: in hundredths of a second.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        let id = self.child.id().context("the process has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+        let stat = stat.context("read what the kernel tells (Linux only)")?;
+        processor_time(&stat).with_context(|| format!("read /proc/{id}/stat"))
+    }
+
     /// Ends it, and waits until it is gone.
     pub async fn end(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("end a process")
@@ -159,6 +178,15 @@ async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) -> anyhow::Resul
     Ok(())
 }
 
+/// User and system time in a line of `/proc/*/stat`.
+fn processor_time(stat: &str) -> Option<Duration> {
+    // The name before the last bracket may hold anything; 11 fields stand between it and the times.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    let ticks = times.next()?.ok()? + times.next()?.ok()?;
+    Some(Duration::from_millis(ticks * MILLIS_PER_TICK))
+}
+
 fn text(value: &Value, name: &str) -> anyhow::Result<String> {
     let text = value[name].as_str().with_context(|| format!("there is no `{name}`"))?;
     Ok(text.to_owned())
@@ -167,3 +195,18 @@ fn text(value: &Value, name: &str) -> anyhow::Result<String> {
 const FREE: &str = "127.0.0.1:0";
 const LIMIT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(10);
+/// Linux counts in this unit for programs, whatever its own clock does.
+const MILLIS_PER_TICK: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_whatever_a_process_is_called() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 170 0 1 0 250 50 0 0 20 0 1 0 93 2 3";
+
+        assert_eq!(processor_time(stat), Some(Duration::from_secs(3)));
+        assert_eq!(processor_time("7 (a) S 1"), None);
+    }
+}

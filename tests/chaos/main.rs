@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use system_tests::{Fleet, Wishes, told};
+use system_tests::{Fleet, Wishes, run, told};
 
 use crate::clients::{Load, Seen};
 use crate::killer::Killer;
@@ -49,6 +49,8 @@ async fn chaos(length: Duration, seed: u64) -> anyhow::Result<()> {
     check_texts(&seen)?;
     check_rows(&seen, &rows)?;
     ensure!(ledger.spending().await? == sums(&rows), "spending is not the sum of the rows");
+    let data = fleet.data().display().to_string();
+    say(&run(&["ledger", "verify", "--data", &data]).await?);
     Ok(())
 }
 

@@ -40,8 +40,8 @@ impl Script {
     /// Runs the script against a fresh server that has a key for every way of being refused.
     pub(crate) async fn check_limits(self) -> anyhow::Result<()> {
         let serve = Serve::start().await?;
-        let limited = serve.create_key("limited", &["--requests-per-minute", "1"]).await?;
-        let poor = serve.create_key("poor", &["--budget-usd", "0.000001"]).await?;
+        let limited = serve.create_key("limited", &["--limit", "requests-per-minute=1"]).await?;
+        let poor = serve.create_key("poor", &["--budget", "usd=0.000001"]).await?;
         let revoked = serve.create_key("revoked", &[]).await?;
         self.with("TOLLGATE_LIMITED_KEY", limited.api_key)
             .with("TOLLGATE_POOR_KEY", poor.api_key)

@@ -173,7 +173,7 @@ async fn who_may_not_ask_is_told_so() -> anyhow::Result<()> {
     let narrow = serve.create_key("narrow", &["--model", "another-model"]).await?;
     let api = serve.api();
     api.with_key(&revoked.api_key).unknown().await?;
-    let nobody = reqwest::Client::builder().no_proxy().build()?;
+    let nobody = system_tests::http().build()?;
     let url = format!("{}/v1/chat/completions", serve.endpoint());
     let mut refused = vec![Reply::of(nobody.post(&url).json(&who())).await?];
     for header in ["", "Bearer", "Bearer ", "Basic eDp5", "bearer\tx", "sk-tg-123", "Bearer x y"] {

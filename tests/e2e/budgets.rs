@@ -10,7 +10,7 @@ use crate::questions::{ENDLESS_PROMPT, about, dollars, endless, price, with};
 async fn a_stream_ends_at_the_last_token_its_budget_pays_for() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let budget = price(ENDLESS_PROMPT, 400) + 399;
-    let key = serve.create_key("poor", &["--budget-usd", &dollars(budget)]).await?;
+    let key = serve.create_key("poor", &["--budget", &format!("usd={}", dollars(budget))]).await?;
     let api = serve.api().with_key(&key.api_key);
 
     let told = api.stream(&endless(1500)).await?;
@@ -31,7 +31,7 @@ async fn a_stream_ends_at_the_last_token_its_budget_pays_for() -> anyhow::Result
 async fn a_whole_answer_ends_at_the_last_token_its_budget_pays_for() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let budget = price(ENDLESS_PROMPT, 100);
-    let key = serve.create_key("poor", &["--budget-usd", &dollars(budget)]).await?;
+    let key = serve.create_key("poor", &["--budget", &format!("usd={}", dollars(budget))]).await?;
 
     let reply = serve.api().with_key(&key.api_key).chat(&endless(1500)).await?.expect(200)?;
 
@@ -47,7 +47,8 @@ async fn a_whole_answer_ends_at_the_last_token_its_budget_pays_for() -> anyhow::
 async fn many_streams_at_once_do_not_overspend_a_budget() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let budget = 20 * price(ENDLESS_PROMPT, 60) + 399;
-    let key = serve.create_key("shared", &["--budget-usd", &dollars(budget)]).await?;
+    let key =
+        serve.create_key("shared", &["--budget", &format!("usd={}", dollars(budget))]).await?;
     check_many(&serve, &key, budget).await
 }
 
@@ -57,7 +58,7 @@ async fn a_projects_budget_binds_all_of_its_keys() -> anyhow::Result<()> {
     let key = serve.create_key("member", &["--project", "small"]).await?;
     let other = serve.create_key("other member", &["--project", "small"]).await?;
     let budget = 20 * price(ENDLESS_PROMPT, 40);
-    serve.set_limits(&key.project, &["--budget-usd", &dollars(budget)]).await?;
+    serve.set_limits(&key.project, &["--budget", &format!("usd={}", dollars(budget))]).await?;
     check_many(&serve, &key, budget).await?;
     check_spent(&serve, &other).await
 }
@@ -68,7 +69,7 @@ async fn an_organizations_budget_binds_all_of_its_projects() -> anyhow::Result<(
     let key = serve.create_key("one", &["--project", "one"]).await?;
     let other = serve.create_key("two", &["--project", "two"]).await?;
     let budget = 20 * price(ENDLESS_PROMPT, 40);
-    serve.set_limits(&key.organization, &["--budget-usd", &dollars(budget)]).await?;
+    serve.set_limits(&key.organization, &["--budget", &format!("usd={}", dollars(budget))]).await?;
     check_many(&serve, &key, budget).await?;
     check_spent(&serve, &other).await
 }

@@ -89,23 +89,44 @@ async fn a_bad_argument_is_one_line_that_names_it() -> anyhow::Result<()> {
     let project = format!("proj_{}", "0".repeat(32));
 
     let rows: &[(&[&str], &[&str])] = &[
-        (&["keys", "create", "--data", &data, "--name", " "], &["name"]),
+        (&["admin", "--data", &data, "keys", "create", "--name", " "], &["name"]),
+        (&["admin", "--data", &file, "keys", "create", "--name", "a"], &[&file]),
+        (&["admin", "--data", &nowhere, "keys", "list"], &[&nowhere, "--data"]),
+        (&["admin", "--data", &file, "keys", "list"], &[&file]),
+        (&["admin", "--data", &data, "keys", "revoke", &absent], &[&absent]),
+        (&["admin", "--data", &data, "keys", "update", &absent, "--block"], &[&absent]),
+        (&["admin", "--data", &data, "projects", "update", &project, "--name", "x"], &[&project]),
+        (&["admin", "--data", &nowhere, "projects", "show", &project], &[&nowhere]),
         (
-            &["keys", "create", "--data", &data, "--name", "a", "--budget-usd", "lots"],
-            &["budget", "lots"],
+            &[
+                "admin",
+                "--data",
+                &data,
+                "organizations",
+                "create",
+                "--name",
+                "a",
+                "--time-zone",
+                "Mars",
+            ],
+            &["time_zone", "Mars"],
         ),
-        (&["keys", "create", "--data", &data, "--name", "a", "--budget-usd=-1"], &["budget", "-1"]),
-        (&["keys", "create", "--data", &file, "--name", "a"], &[&file]),
-        (&["keys", "list", "--data", &nowhere], &[&nowhere, "--data"]),
-        (&["keys", "list", "--data", &file], &[&file]),
-        (&["keys", "revoke", "--data", &data, "abc"], &["abc"]),
-        (&["keys", "revoke", "--data", &data, &project], &[&project]),
-        (&["keys", "revoke", "--data", &data, &absent], &[&absent]),
-        (&["limits", "--data", &data, "everyone"], &["everyone"]),
-        (&["limits", "--data", &data, &absent], &[&absent]),
-        (&["limits", "--data", &data, &project], &[&project]),
-        (&["limits", "--data", &data, &absent, "--budget-usd", "x"], &["budget", "x"]),
-        (&["limits", "--data", &nowhere, &absent], &[&nowhere]),
+        (
+            &[
+                "admin",
+                "--data",
+                &data,
+                "admins",
+                "create",
+                "--name",
+                "a",
+                "--role",
+                "project-member",
+            ],
+            &["--project"],
+        ),
+        (&["admin", "--data", &data, "usage", "--from", "2026-11-01T00:00:01Z"], &["from"]),
+        (&["ledger", "verify", "--data", &nowhere], &[&nowhere]),
         (
             &["serve", "--data", &file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
             &[&file],
@@ -119,6 +140,7 @@ async fn a_bad_argument_is_one_line_that_names_it() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_unknown_argument_is_refused() -> anyhow::Result<()> {
+    let project = format!("proj_{}", "0".repeat(32));
     for arguments in [
         &[][..],
         &["fly"],
@@ -126,10 +148,16 @@ async fn an_unknown_argument_is_refused() -> anyhow::Result<()> {
         &["serve", "--fast"],
         &["gateway"],
         &["worker", "--config"],
-        &["keys"],
-        &["keys", "create"],
-        &["keys", "create", "--name", "a", "--requests-per-minute", "-1"],
-        &["limits"],
+        &["admin"],
+        &["admin", "keys"],
+        &["admin", "keys", "create"],
+        &["admin", "keys", "create", "--name", "a", "--limit", "requests-per-minute=-1"],
+        &["admin", "keys", "create", "--name", "a", "--budget", "usd=lots"],
+        &["admin", "keys", "create", "--name", "a", "--budget", "usd=-1"],
+        &["admin", "keys", "revoke", "abc"],
+        &["admin", "keys", "revoke", &project],
+        &["admin", "prices", "create", "--model", "m"],
+        &["ledger"],
     ] {
         let output = attempt(arguments).await?;
         let said = String::from_utf8_lossy(&output.stderr);

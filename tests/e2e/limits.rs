@@ -7,7 +7,7 @@ use crate::questions::{about, endless, who};
 #[tokio::test]
 async fn requests_per_minute_are_counted() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
-    let key = serve.create_key("slow", &["--requests-per-minute", "2"]).await?;
+    let key = serve.create_key("slow", &["--limit", "requests-per-minute=2"]).await?;
     let api = serve.api().with_key(&key.api_key);
 
     api.chat(&who()).await?.expect(200)?;
@@ -21,7 +21,7 @@ async fn requests_per_minute_are_counted() -> anyhow::Result<()> {
 #[tokio::test]
 async fn tokens_per_minute_are_counted_as_they_are_produced() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
-    let key = serve.create_key("terse", &["--tokens-per-minute", "300"]).await?;
+    let key = serve.create_key("terse", &["--limit", "tokens-per-minute=300"]).await?;
     let api = serve.api().with_key(&key.api_key);
 
     // A stream may end beyond the limit; then others wait for it.
@@ -38,7 +38,7 @@ async fn tokens_per_minute_are_counted_as_they_are_produced() -> anyhow::Result<
 #[tokio::test]
 async fn a_slot_is_free_as_soon_as_its_stream_has_ended() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
-    let key = serve.create_key("narrow", &["--concurrent-requests", "1"]).await?;
+    let key = serve.create_key("narrow", &["--limit", "concurrent-requests=1"]).await?;
     let api = serve.api().with_key(&key.api_key);
     let mut running = api.open(&endless(1500)).await?;
     running.texts(1).await?;
@@ -64,7 +64,7 @@ async fn limits_of_a_project_and_an_organization_bind_their_keys() -> anyhow::Re
     let (member_api, other_api) =
         (serve.api().with_key(&member.api_key), serve.api().with_key(&other.api_key));
 
-    serve.set_limits(&member.project, &["--concurrent-requests", "1"]).await?;
+    serve.set_limits(&member.project, &["--limit", "concurrent-requests=1"]).await?;
     let mut running = member_api.open(&endless(1500)).await?;
     running.texts(1).await?;
     check_refused(&other_api.chat(&who()).await?);
@@ -72,8 +72,8 @@ async fn limits_of_a_project_and_an_organization_bind_their_keys() -> anyhow::Re
     drop(running);
     serve.admin().quiet().await?;
 
-    serve.set_limits(&member.project, &[]).await?;
-    serve.set_limits(&member.organization, &["--concurrent-requests", "1"]).await?;
+    serve.set_limits(&member.project, &["--no-limits"]).await?;
+    serve.set_limits(&member.organization, &["--limit", "concurrent-requests=1"]).await?;
     let mut running = member_api.open(&endless(1500)).await?;
     running.texts(1).await?;
     check_refused(&serve.api().chat(&who()).await?);

@@ -2,12 +2,14 @@
 //!
 //! What is tested is what a user, an operator or an attacker can see; each file is one subject.
 
+mod alerts;
 mod bad_fields;
 mod bad_wire;
 mod budgets;
 mod cache;
 mod commands;
 mod connections;
+mod estimates;
 mod fleet;
 mod leaving;
 #[path = "../ledger.rs"]
@@ -19,3 +21,5 @@ mod raw;
 mod restarts;
 mod settled;
 mod tls;
+mod tokens;
+mod verification;

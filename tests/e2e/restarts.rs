@@ -9,7 +9,7 @@ use crate::questions::{ENDLESS_PROMPT, about, dollars, endless, price, who};
 async fn keys_and_spending_outlive_the_process() -> anyhow::Result<()> {
     let mut serve = Serve::start().await?;
     let budget = price(ENDLESS_PROMPT, 100) + price(ENDLESS_PROMPT, 50);
-    let key = serve.create_key("poor", &["--budget-usd", &dollars(budget)]).await?;
+    let key = serve.create_key("poor", &["--budget", &format!("usd={}", dollars(budget))]).await?;
     let api = serve.api().with_key(&key.api_key);
     assert_eq!(api.stream(&endless(100)).await?.charge(), Some(price(ENDLESS_PROMPT, 100)));
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::until;
+use crate::{http, until};
 
 /// A server as its administrator sees it.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Admin {
 impl Admin {
     /// The admin API at `http://host:port`.
     pub fn new(endpoint: &str, token: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap_or_default();
+        let http = http().build().unwrap_or_default();
         Self { endpoint: endpoint.to_owned(), token: token.to_owned(), http }
     }
 

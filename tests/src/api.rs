@@ -7,7 +7,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::until;
+use crate::{http, until};
 
 /// A server as the owner of a key sees it. Connections are kept and shared by its clones.
 #[derive(Clone, Debug)]
@@ -51,16 +51,16 @@ pub struct Told {
 impl Api {
     /// The API at `http://host:port`, over HTTP/1.1.
     pub fn new(endpoint: &str, key: &str) -> Self {
-        Self::over(endpoint, key, reqwest::Client::builder())
+        Self::over(endpoint, key, http())
     }
 
     /// The same over one HTTP/2 connection, without asking first.
     pub fn over_http2(endpoint: &str, key: &str) -> Self {
-        Self::over(endpoint, key, reqwest::Client::builder().http2_prior_knowledge())
+        Self::over(endpoint, key, http().http2_prior_knowledge())
     }
 
     fn over(endpoint: &str, key: &str, http: reqwest::ClientBuilder) -> Self {
-        let http = http.no_proxy().timeout(LIMIT).build().unwrap_or_default();
+        let http = http.timeout(LIMIT).build().unwrap_or_default();
         Self { endpoint: endpoint.to_owned(), key: key.to_owned(), http }
     }
 

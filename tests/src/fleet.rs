@@ -122,13 +122,13 @@ pub fn gateway_config(
 }
 
 /// A worker's configuration.
-fn worker_config(listen: SocketAddr, token: &Path, wishes: &str) -> String {
+pub(crate) fn worker_config(listen: SocketAddr, token: &Path, wishes: &str) -> String {
     let token = token.display();
     format!("listen = \"{listen}\"\ntoken_file = \"{token}\"\n{wishes}\n")
 }
 
 /// What `tollgate serve` charges for the demo model.
-const PRICES: &str = "
+pub(crate) const PRICES: &str = "
 [[prices]]
 model = \"tollgate-demo\"
 input = \"0.10\"

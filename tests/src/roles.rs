@@ -5,13 +5,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpStream;
 
-use crate::Process;
 use crate::serve::is_ready;
+use crate::{Process, http};
 
 /// A running `tollgate gateway`. Killed when dropped.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Gateway {
     /// Waits until the gateway says that it is ready; without a worker it may never be.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let url = format!("{}/readyz", self.endpoint());
-        let http = reqwest::Client::builder().no_proxy().build().context("build a client")?;
+        let http = http().build().context("build a client")?;
         let look = async || is_ready(&http, &url).await.then_some(());
         self.0.process.until("become ready", START_LIMIT, look).await
     }
@@ -84,10 +85,23 @@ impl Worker {
 }
 
 /// An address on this machine that nobody listens on, to be written into a configuration.
+///
+/// Not one that the system would choose: it gives those to outgoing connections too, and whoever is to listen
+/// there might find it taken.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    listener.local_addr().context("find a free port")
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(PORTS_APART);
+    let free = (0..PORTS.len()).find_map(|_| {
+        let number = first.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % PORTS.len() as u32).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?.local_addr().ok()
+    });
+    free.context("find a free port")
 }
+
+/// Below those of outgoing connections.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+const PORTS_APART: u32 = 97;
 
 #[derive(Debug)]
 struct Role {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Admin, Api, Process, run};
+use crate::{Admin, Api, Process, http, run};
 
 /// A ready `tollgate serve` on free ports. Killed, and its folder removed, when dropped.
 #[derive(Debug)]
@@ -20,10 +20,10 @@ pub struct Serve {
     http: reqwest::Client,
 }
 
-/// A key made by `tollgate keys create`.
+/// A key made by `tollgate admin keys create`.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// What names the key to `tollgate keys revoke`.
+    /// What names the key to `tollgate admin keys revoke`.
     pub id: String,
     /// What a client sends.
     pub api_key: String,
@@ -67,7 +67,7 @@ impl Serve {
         let file = data.path().join("first-run.json");
         let first_run =
             process.until("write first-run.json", START_LIMIT, async || first_run(&file)).await?;
-        let http = reqwest::Client::builder().no_proxy().build().context("build a client")?;
+        let http = http().build().context("build a client")?;
 
         let mut serve = Self { data, extra, process, first_run, http };
         serve.ready().await?;
@@ -147,7 +147,7 @@ impl Serve {
     }
 
     /// Creates a key by the command line, and waits until the server knows it; `options` are what
-    /// the command takes, such as `["--requests-per-minute", "1"]`.
+    /// the command takes, such as `["--limit", "requests-per-minute=1"]`.
     pub async fn create_key(&self, name: &str, options: &[&str]) -> anyhow::Result<Key> {
         let key = create_key(self.data.path(), name, options).await?;
         self.api().with_key(&key.api_key).known().await?;
@@ -157,9 +157,13 @@ impl Serve {
     /// Sets the limits of an organization, a project or a key, and waits until the server knows them.
     pub async fn set_limits(&self, scope: &str, options: &[&str]) -> anyhow::Result<()> {
         let data = self.data.path().display().to_string();
-        let mut arguments = vec!["limits", "--data", &data];
+        let kind = match scope.split('_').next() {
+            Some("org") => "organizations",
+            Some("proj") => "projects",
+            _ => "keys",
+        };
+        let mut arguments = vec!["admin", "--data", &data, kind, "update", scope];
         arguments.extend(options);
-        arguments.push(scope);
         run(&arguments).await.context("set limits")?;
         // Servers learn of changes in their order: who knows this key knows the limits.
         self.create_key("marker", &[]).await.map(drop)
@@ -185,7 +189,7 @@ impl Serve {
     /// Revokes a key by the command line.
     pub async fn revoke_key(&self, id: &str) -> anyhow::Result<()> {
         let data = self.data.path().display().to_string();
-        run(&["keys", "revoke", "--data", &data, id]).await.context("revoke a key")?;
+        run(&["admin", "--data", &data, "keys", "revoke", id]).await.context("revoke a key")?;
         Ok(())
     }
 }
@@ -193,7 +197,7 @@ impl Serve {
 /// Creates a key in the folder `data` by the command line.
 pub async fn create_key(data: &Path, name: &str, options: &[&str]) -> anyhow::Result<Key> {
     let data = data.display().to_string();
-    let mut arguments = vec!["keys", "create", "--data", &data, "--name", name, "--json"];
+    let mut arguments = vec!["admin", "--data", &data, "keys", "create", "--name", name, "--json"];
     arguments.extend(options);
     let printed = run(&arguments).await.context("create a key")?;
     let key = serde_json::from_str(&printed).ok().and_then(|key| {

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Clock, GpuTime, HoldId, Job, ModelDigest, NanoUsd, Price, Usage};
+use domain::{
+    Clock, GatewayId, GpuTime, HoldId, Job, ModelDigest, NanoUsd, OwnBound, Price, Timestamp, Usage,
+};
 use tokio_util::task::TaskTracker;
+
+use crate::claims::{Measure, Quantity, claims};
 
 use crate::directory::{Caller, Directory};
 use crate::estimate::Estimates;
 use crate::ledger::{Admitted, Entry, Ledger};
 use crate::permit::{Permit, SLICE_TOKENS};
-use crate::quota::{Ask, Quota, Refusal, Spent};
+use crate::quota::{Ask, Quota, Refusal};
+use crate::tenancy::Amount;
 use crate::{AdmitError, StoreError};
 
 /// Decides whether a job may run, and holds its quota while it does.
@@ -21,6 +26,8 @@ pub struct Admission {
 
 /// What an [`Admission`] stands on.
 pub struct AdmissionParts {
+    /// Which gateway this is.
+    pub gateway: GatewayId,
     /// Who exists.
     pub directory: Arc<Directory>,
     /// Counters.
@@ -33,6 +40,7 @@ pub struct AdmissionParts {
 
 /// What every permit needs to end itself.
 pub(crate) struct Shared {
+    gateway: GatewayId,
     pub(crate) quota: Arc<dyn Quota>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -45,8 +53,9 @@ impl Admission {
     /// An admission on top of `parts`. Must be called inside a tokio runtime, which settles
     /// dropped permits.
     pub fn new(parts: AdmissionParts) -> Self {
-        let AdmissionParts { directory, quota, ledger, clock } = parts;
+        let AdmissionParts { gateway, directory, quota, ledger, clock } = parts;
         let shared = Shared {
+            gateway,
             quota,
             ledger,
             clock,
@@ -64,26 +73,48 @@ impl Admission {
 
     /// Holds quota for `job` over every scope of `caller`, and notes durably that it was admitted.
     pub async fn reserve(&self, caller: &Caller, job: &Job) -> Result<Permit, AdmitError> {
-        if !caller.may_use(job.model()) {
-            return Err(AdmitError::ModelForbidden { model: job.model().clone() });
-        }
-        let ask = self.ask(caller, job);
+        // One moment decides in which windows it counts, here and in the ledger.
+        let at = self.shared.clock.now();
+        let ask = self.ask(caller, job, at)?;
         let held = self.shared.quota.reserve(&ask).await.map_err(AdmitError::Quota)?;
-        let grant = held.map_err(|refusal| refused(refusal, &ask))?;
+        let grant = held.map_err(|refusal| self.refused(refusal))?;
         let admitted = Admitted {
             hold: ask.hold,
             request: job.request(),
+            gateway: self.shared.gateway,
             scope: *caller.scope(),
             model: job.model().clone(),
             digest: job.digest().clone(),
-            at: self.shared.clock.now(),
+            at,
             prompt_tokens: job.prompt_tokens(),
         };
         if let Err(error) = self.shared.ledger.open(&admitted).await {
             self.shared.give_back(ask.hold).await;
             return Err(AdmitError::Ledger(error));
         }
-        Ok(Permit::new(Arc::clone(&self.shared), admitted, job, grant.amount))
+        let bounds_gpu = ask.claims.iter().any(|claim| claim.measure == Measure::GpuTime);
+        Ok(Permit::new(Arc::clone(&self.shared), admitted, job, grant, bounds_gpu))
+    }
+
+    /// What `job` would come to, and whether it would be admitted now. Holds and runs nothing.
+    pub fn estimate(&self, caller: &Caller, job: &Job) -> Estimate {
+        let begun = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
+        let needed = |output| self.shared.needed(job.price(), job.digest(), &begun, output);
+        let at = self.shared.clock.now();
+        let refusal = self.ask(caller, job, at).and_then(|ask| self.look(&ask)).err();
+        Estimate { least: needed(1), most: needed(job.max_output()), refusal }
+    }
+
+    /// Whether the figures known here leave room for `ask`.
+    fn look(&self, ask: &Ask) -> Result<(), AdmitError> {
+        let left = self.shared.quota.left(ask.organization, &ask.claims);
+        for (claim, left) in ask.claims.iter().zip(left) {
+            // Of what nobody has asked for here yet, all may be left.
+            if left.unwrap_or(claim.capacity()) < ask.least.of(claim.measure) {
+                return Err(self.refused(claim.refused()));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every dropped permit is settled. Call it last.
@@ -97,50 +128,109 @@ impl Admission {
         self.shared.quota.open_holds().await
     }
 
-    fn ask(&self, caller: &Caller, job: &Job) -> Ask {
+    fn ask(&self, caller: &Caller, job: &Job, at: Timestamp) -> Result<Ask, AdmitError> {
+        if !caller.may_use(job.model()) {
+            return Err(AdmitError::ModelForbidden { model: job.model().clone() });
+        }
         let begun = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
-        let amount = |output| self.shared.amount(job.price(), job.digest(), &begun, output);
+        let needed = |output| self.shared.needed(job.price(), job.digest(), &begun, output);
+        let least = needed(1);
+        check_own_bound(job, &least)?;
         let first_slice = job.max_output().min(SLICE_TOKENS);
-        Ask {
+        let places = caller.places().iter().map(|place| (place.scope, &*place.policy));
+        Ok(Ask {
             hold: HoldId::generate(),
-            places: *caller.places(),
-            tokens: job.prompt_tokens().saturating_add(first_slice),
-            least: amount(1),
-            most: amount(first_slice),
+            organization: caller.scope().organization,
+            claims: claims(places, caller.zone(), job.model(), at).into(),
+            least,
+            most: needed(first_slice).min(&bound_of(job)),
+        })
+    }
+
+    fn refused(&self, refusal: Refusal) -> AdmitError {
+        let now = self.shared.clock.now();
+        let until = |renewed_at: Option<Timestamp>| renewed_at.map(|end| end.since(now));
+        match refusal {
+            Refusal::Limit { scope, limit, max, retry_in, renewed_at } => {
+                let retry_in = until(renewed_at).unwrap_or(retry_in);
+                AdmitError::LimitReached { scope, limit, max, retry_in }
+            }
+            Refusal::LargerThanLimit { scope, limit, asked, max } => {
+                AdmitError::LargerThanLimit { scope, limit, asked, max }
+            }
+            Refusal::Budget { scope, amount, renewed_at } => {
+                AdmitError::BudgetExceeded { scope, amount, renewed_in: until(renewed_at) }
+            }
         }
     }
 }
 
+/// What a job would come to.
+#[derive(Debug)]
+pub struct Estimate {
+    /// With one token of output.
+    pub least: Quantity,
+    /// With all the output it may have.
+    pub most: Quantity,
+    /// Why it would not be admitted now, if it would not.
+    pub refusal: Option<AdmitError>,
+}
+
+fn check_own_bound(job: &Job, least: &Quantity) -> Result<(), AdmitError> {
+    let OwnBound { money, gpu } = *job.bound();
+    if let Some(bound) = money.filter(|bound| *bound < least.money) {
+        let (least, bound) = (Amount::Money(least.money), Amount::Money(bound));
+        return Err(AdmitError::LargerThanOwnBound { field: "max_cost_usd", least, bound });
+    }
+    if let Some(bound) = gpu.filter(|bound| *bound < least.gpu) {
+        let (least, bound) = (Amount::GpuTime(least.gpu), Amount::GpuTime(bound));
+        return Err(AdmitError::LargerThanOwnBound { field: "max_gpu_ms", least, bound });
+    }
+    Ok(())
+}
+
+/// The caller's own bound; the largest amounts there are where it has none.
+pub(crate) fn bound_of(job: &Job) -> Quantity {
+    let OwnBound { money, gpu } = *job.bound();
+    Quantity {
+        money: money.unwrap_or(NanoUsd::from_nanos(i64::MAX)),
+        tokens: u64::MAX,
+        gpu: gpu.unwrap_or(GpuTime::from_nanos(u64::MAX)),
+    }
+}
+
 impl Shared {
-    /// Money to hold for `usage` so far and `ahead` more tokens.
-    pub(crate) fn amount(
+    /// What to hold for `usage` so far and `ahead` more tokens.
+    pub(crate) fn needed(
         &self,
         price: &Price,
         model: &ModelDigest,
         usage: &Usage,
         ahead: u32,
-    ) -> NanoUsd {
+    ) -> Quantity {
         let uncounted = if usage.gpu == GpuTime::ZERO { usage.prompt_tokens } else { 0 };
-        let expected = self.estimates.time(model, ahead.saturating_add(uncounted));
+        let gpu = usage.gpu + self.estimates.time(model, ahead.saturating_add(uncounted));
         let completion_tokens = usage.completion_tokens.saturating_add(ahead);
-        price.charge(&Usage { completion_tokens, gpu: usage.gpu + expected, ..*usage })
+        let money = price.charge(&Usage { completion_tokens, gpu, ..*usage });
+        let tokens = u64::from(usage.prompt_tokens) + u64::from(completion_tokens);
+        Quantity { money, tokens, gpu }
     }
 
     /// Writes a row and ends its hold; what fails is retried in the background.
-    pub(crate) async fn write(self: Arc<Self>, entry: Entry, spent: Spent) {
+    pub(crate) async fn write(self: Arc<Self>, entry: Entry) {
         // Ledger first: a crash between these lines leaves a hold that expires, never a free request.
         let written = match self.ledger.close(&entry).await {
-            Ok(()) => self.quota.settle(entry.admitted.hold, spent).await,
+            Ok(()) => self.quota.settle(entry.admitted.hold, &entry.counted).await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
             tracing::warn!(hold = %entry.admitted.hold, error = ?error, "settlement deferred");
-            self.write_in_background(entry, spent);
+            self.write_in_background(entry);
         }
     }
 
     /// The same, until it succeeds, in a task that [`Admission::close`] waits for.
-    pub(crate) fn write_in_background(self: &Arc<Self>, entry: Entry, spent: Spent) {
+    pub(crate) fn write_in_background(self: &Arc<Self>, entry: Entry) {
         let shared = Arc::clone(self);
         let settlement = async move {
             let mut pause = FIRST_PAUSE;
@@ -150,7 +240,7 @@ impl Shared {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            while let Err(error) = shared.quota.settle(hold, spent).await {
+            while let Err(error) = shared.quota.settle(hold, &entry.counted).await {
                 tracing::warn!(hold = %hold, error = ?error, "hold not settled, trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -161,21 +251,9 @@ impl Shared {
 
     /// Undoes a hold whose request never began.
     async fn give_back(&self, hold: HoldId) {
-        if let Err(error) = self.quota.settle(hold, Spent::default()).await {
+        if let Err(error) = self.quota.settle(hold, &Quantity::ZERO).await {
             tracing::warn!(hold = %hold, error = ?error, "hold not given back, it will expire");
         }
-    }
-}
-
-fn refused(refusal: Refusal, ask: &Ask) -> AdmitError {
-    match refusal {
-        Refusal::Limit { scope, limit, max, retry_in } => {
-            AdmitError::LimitReached { scope, limit, max, retry_in }
-        }
-        Refusal::LargerThanLimit { scope, max } => {
-            AdmitError::LargerThanLimit { scope, asked: ask.tokens, max }
-        }
-        Refusal::Budget { scope, amount } => AdmitError::BudgetExceeded { scope, amount },
     }
 }
 

@@ -65,10 +65,15 @@ pub struct Wish {
     pub kind: AccountKind,
     /// `Pool`: what this gateway has spent in this window, all restarts included. Others: zero.
     pub spent: i64,
+    /// `Pool`, `Slots`: what this gateway has taken in all, as it was last told; after a restart, or
+    /// when its time to live has passed, what is spent. `Rate`: units it was given within the last
+    /// minute, less what it gave back. Only a bank that lost its memory believes it.
+    pub has: i64,
     /// `Pool`, `Slots`: what this gateway wants to have taken in all (spent, held and spare); less than
     /// before gives the difference back. `Rate`: units to take now; negative gives back.
     pub want: i64,
-    /// The least of `want` that is of use; if there is less, nothing beyond what it has is given.
+    /// The least of `want` that is of use (so in all, or units now, as `want` is); if there is less,
+    /// nothing beyond what it has is given.
     pub least: i64,
 }
 
@@ -81,8 +86,14 @@ pub struct Standing {
     pub left: i64,
     /// `Pool`, `Slots`: what other gateways have taken and not spent, so far as they said.
     pub spare_elsewhere: i64,
-    /// `Rate`: nanoseconds until `least` units could be taken; zero if they can.
+    /// `Rate`: nanoseconds until `least` units could be taken (after what this message took); zero if
+    /// they can, [`Standing::NEVER`] if a minute does not hold so many.
     pub wait_nanos: u64,
+}
+
+impl Standing {
+    /// The wait for more than a minute holds.
+    pub const NEVER: u64 = i64::MAX.cast_unsigned();
 }
 
 /// One message to the bank.
@@ -94,6 +105,9 @@ pub struct Draw {
     pub number: u64,
     /// Whose accounts.
     pub organization: OrganizationId,
+    /// The wishes name every account of which this gateway has anything: what it had of others is given
+    /// back. So says the first message after a start, and the answer to [`Drawn::Recovering`].
+    pub complete: bool,
     /// What for: each account at most once.
     pub wishes: Vec<Wish>,
     /// How long what is taken stays taken if nothing more is heard from this gateway. Long enough for
@@ -119,9 +133,9 @@ pub enum Drawn {
     /// told, with [`Bank::found`], what was spent before.
     Unknown(Vec<usize>),
     /// The bank lost its memory and is told everything anew; it gives nothing until every gateway has
-    /// spoken or its time to live has passed.
+    /// said, in a message that is `complete`, what it has, or its time to live has passed.
     Recovering {
-        /// When to ask again.
+        /// When to ask again; zero for a gateway whose message was not `complete` and has to be.
         retry_in: Duration,
     },
     /// A later message of this gateway was here before.
@@ -158,4 +172,10 @@ pub trait Bank: Send + Sync {
         organization: OrganizationId,
         foundings: &[Founding],
     ) -> Result<(), BankError>;
+
+    /// Organizations of which this gateway is to say what it has, in a message that is `complete`: the bank
+    /// lost its memory and waits for it, or keeps what this gateway had before it started.
+    fn callers(&self) -> Vec<OrganizationId> {
+        Vec::new()
+    }
 }

@@ -17,15 +17,11 @@ pub struct ApiKey(Secret<String>);
 impl ApiKey {
     /// A new random key.
     pub fn generate() -> Self {
-        let mut random = [0_u8; KEY_BYTES];
-        getrandom::fill(&mut random).expect("the operating system supplies randomness");
-        let mut text = String::with_capacity(PREFIX.len() + 2 * KEY_BYTES);
-        text.push_str(PREFIX);
-        for byte in random {
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-        Self(Secret::new(text))
+        Self::of(&random())
+    }
+
+    fn of(content: &[u8; KEY_BYTES]) -> Self {
+        Self(Secret::new(format!("{PREFIX}{}", hex(content))))
     }
 
     /// What a caller presented, if it has the form of a key.
@@ -60,19 +56,15 @@ impl KeyDigest {
 
 impl Serialize for KeyDigest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let hex: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        serializer.serialize_str(&hex.concat())
+        serializer.serialize_str(&hex(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for KeyDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
-        let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
-        let bytes = bytes.filter(|_| text.len() == 64).and_then(|bytes| bytes.try_into().ok());
         let refused = || serde::de::Error::custom("a digest must be 64 hexadecimal digits");
-        bytes.map(Self).ok_or_else(refused)
+        from_hex(&text).map(Self).ok_or_else(refused)
     }
 }
 
@@ -94,9 +86,7 @@ pub struct PepperError;
 impl Pepper {
     /// A new random pepper.
     pub fn generate() -> Self {
-        let mut random = vec![0_u8; PEPPER_BYTES];
-        getrandom::fill(&mut random).expect("the operating system supplies randomness");
-        Self(Secret::new(random))
+        Self(Secret::new(random::<PEPPER_BYTES>().to_vec()))
     }
 
     /// A pepper kept elsewhere.
@@ -111,10 +101,72 @@ impl Pepper {
 
     /// What is kept of `key`.
     pub fn digest(&self, key: &ApiKey) -> KeyDigest {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("any length is a key");
-        mac.update(key.expose().as_bytes());
-        KeyDigest(mac.finalize().into_bytes().into())
+        KeyDigest(self.mac(&[key.expose().as_bytes()]))
     }
+
+    /// The key that grows from `seed`. Whoever has only one of seed and pepper knows nothing of it.
+    pub(crate) fn key(&self, seed: &Seed) -> ApiKey {
+        // What `digest` is made of begins with a key's prefix, so the two never meet.
+        ApiKey::of(&self.mac(&[b"tollgate key 1\0", &seed.0]))
+    }
+
+    /// What tells one request from another without telling what either says.
+    pub(crate) fn fingerprint(&self, parts: &[&[u8]]) -> String {
+        let mut marked: Vec<&[u8]> = vec![b"tollgate request 1\0"];
+        marked.extend(parts);
+        hex(&self.mac(&marked))
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("any length is a key");
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// What a key grows from, given the pepper; good for nothing without it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Seed([u8; 32]);
+
+impl Seed {
+    /// A new random seed.
+    pub(crate) fn generate() -> Self {
+        Self(random())
+    }
+}
+
+impl TryFrom<String> for Seed {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        from_hex(&text).map(Self).ok_or("a seed must be 64 hexadecimal digits")
+    }
+}
+
+impl From<Seed> for String {
+    fn from(seed: Seed) -> Self {
+        hex(&seed.0)
+    }
+}
+
+fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut random = [0_u8; BYTES];
+    getrandom::fill(&mut random).expect("the operating system supplies randomness");
+    random
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
+    bytes.filter(|_| text.len() == 64)?.try_into().ok()
 }
 
 const PREFIX: &str = "sk-tg-";

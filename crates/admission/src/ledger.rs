@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use domain::{
-    Charge, ErrorKind, FinishReason, HoldId, ModelDigest, ModelName, NanoUsd, RequestId, Scope,
-    Timestamp, Usage,
+    Charge, ErrorKind, FinishReason, GatewayId, HoldId, ModelDigest, ModelName, NanoUsd, RequestId,
+    Scope, Timestamp, Usage, Work,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
+use crate::claims::Quantity;
 
 /// A request that was admitted: known durably before it is dispatched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Admitted {
     pub hold: HoldId,
     /// The request.
     pub request: RequestId,
+    /// Which gateway admitted it.
+    pub gateway: GatewayId,
     /// Who pays.
     pub scope: Scope,
     /// What was asked for.
@@ -53,6 +56,14 @@ impl Outcome {
         }
     }
 
+    /// Whether nobody got what was asked for, by a fault that is not the caller's.
+    pub const fn is_failure(&self) -> bool {
+        match self {
+            Self::Finished(_) | Self::CacheHit | Self::ClientGone => false,
+            Self::Failed(_) | Self::Interrupted => true,
+        }
+    }
+
     /// The outcome's name in the row.
     pub fn name(&self) -> &str {
         match self {
@@ -80,6 +91,12 @@ pub struct Entry {
     pub charge: Charge,
     /// What the price would have asked beyond what was held; ours to pay.
     pub overrun: NanoUsd,
+    /// What limits and budgets counted of it.
+    #[serde(default)]
+    pub counted: Quantity,
+    /// Which workers did it.
+    #[serde(default)]
+    pub work: Vec<Work>,
 }
 
 /// What happened, for ever.

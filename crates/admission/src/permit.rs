@@ -6,11 +6,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage};
+use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage, Work};
 
-use crate::admission::Shared;
+use crate::admission::{Shared, bound_of};
+use crate::claims::Quantity;
 use crate::ledger::{Admitted, Entry, Outcome};
-use crate::quota::Spent;
+use crate::quota::{Grant, Rates};
 
 /// The proof that a job's quota is held. Dropping it settles what it used so far.
 pub struct Permit {
@@ -18,16 +19,23 @@ pub struct Permit {
     admitted: Admitted,
     price: Price,
     max_output: u32,
+    /// The caller's own bound on this request.
+    bound: Quantity,
+    /// Whether a rule or the caller bounds its GPU time; estimates of it count only then.
+    bounds_gpu: bool,
+    rates: Rates,
     lease: Mutex<Lease>,
+    work: Mutex<Vec<Work>>,
 }
 
 /// What is held and what is used of it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lease {
-    held: NanoUsd,
+    held: Quantity,
     allowance: u32,
     usage: Usage,
     cost: NanoUsd,
+    waived: bool,
     settled: bool,
 }
 
@@ -38,16 +46,37 @@ pub struct Receipt {
     pub entry: Entry,
 }
 
+/// What came of asking for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// So many tokens are paid for now, in total.
+    Extended(u32),
+    /// A budget, or the caller's own bound, has nothing left.
+    Refused,
+    /// What is left could not be asked for; another try may succeed.
+    Unavailable,
+}
+
 impl Permit {
-    pub(crate) fn new(shared: Arc<Shared>, admitted: Admitted, job: &Job, held: NanoUsd) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        admitted: Admitted,
+        job: &Job,
+        grant: Grant,
+        bounds_gpu: bool,
+    ) -> Self {
         let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
-        let lease = Lease { held, usage, ..Lease::default() };
+        let lease = Lease { held: grant.amount, usage, ..Lease::default() };
         let permit = Self {
             shared,
             admitted,
             price: *job.price(),
             max_output: job.max_output(),
+            bound: bound_of(job),
+            bounds_gpu: bounds_gpu || job.bound().gpu.is_some(),
+            rates: grant.rates,
             lease: Mutex::new(lease),
+            work: Mutex::default(),
         };
         permit.with_lease(|lease| lease.allowance = permit.affordable(lease));
         permit
@@ -56,6 +85,11 @@ impl Permit {
     /// Names the hold.
     pub const fn hold(&self) -> HoldId {
         self.admitted.hold
+    }
+
+    /// How the caller's rates stood when this was held.
+    pub const fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     /// Tokens paid for, in total; at least 1.
@@ -89,39 +123,46 @@ impl Permit {
         });
     }
 
+    /// The tenant pays nothing for what was used: it got nothing of it.
+    pub fn waive(&self) {
+        self.with_lease(|lease| lease.waived = true);
+    }
+
+    /// Notes which workers did it.
+    pub fn record_work(&self, work: Vec<Work>) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    }
+
     /// What the job has used and what that comes to, as of now.
     pub fn so_far(&self) -> (Usage, Charge) {
         let lease = self.with_lease(|lease| *lease);
         (lease.usage, Charge { cost: lease.cost, charge: self.due(&lease).0 })
     }
 
-    /// Holds another slice. The new allowance, or `None` if a budget has nothing left.
-    ///
-    /// An unreachable store refuses too: a hard budget fails closed.
-    pub async fn extend(&self) -> Option<u32> {
+    /// Holds another slice, or says why not: without an answer a hard budget gives nothing.
+    pub async fn extend(&self) -> Extension {
         let lease = self.with_lease(|lease| *lease);
         let target = lease.allowance.saturating_add(SLICE_TOKENS).min(self.max_output);
-        let more = |tokens| (self.amount_for(&lease, tokens) - lease.held).max(NanoUsd::ZERO);
-        let (least, most) = (more(lease.allowance.saturating_add(1)), more(target));
-        if most > NanoUsd::ZERO {
-            self.hold_more(least, most, target - lease.allowance).await;
+        let more = |tokens| self.needed(&lease, tokens).beyond(&lease.held);
+        let allowed = self.bound.beyond(&lease.held);
+        let (least, most) = (more(lease.allowance.saturating_add(1)), more(target).min(&allowed));
+        let mut otherwise = Extension::Refused;
+        if most != Quantity::ZERO && least.beyond(&allowed) == Quantity::ZERO {
+            match self.shared.quota.extend(self.hold(), &least, &most).await {
+                Ok(Ok(grant)) => self.with_lease(|lease| lease.held += grant.amount),
+                Ok(Err(_)) => {}
+                Err(error) => {
+                    tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
+                    otherwise = Extension::Unavailable;
+                }
+            }
         }
         self.with_lease(|lease| {
             let extended = self.affordable(lease).min(target);
             let longer = extended > lease.allowance;
             lease.allowance = lease.allowance.max(extended);
-            longer.then_some(extended)
+            if longer { Extension::Extended(extended) } else { otherwise }
         })
-    }
-
-    async fn hold_more(&self, least: NanoUsd, most: NanoUsd, tokens: u32) {
-        match self.shared.quota.extend(self.hold(), least, most, tokens).await {
-            Ok(Ok(grant)) => self.with_lease(|lease| lease.held += grant.amount),
-            Ok(Err(_)) => {}
-            Err(error) => {
-                tracing::warn!(hold = %self.hold(), error = ?error, "lease not extended");
-            }
-        }
     }
 
     /// Ends the hold: writes the ledger row, then gives back what was not used.
@@ -129,8 +170,7 @@ impl Permit {
     /// Never fails towards the caller: what cannot be written now is retried in the background.
     pub async fn settle(self, outcome: Outcome) -> Receipt {
         let entry = self.close(outcome);
-        let (shared, spent) = (Arc::clone(&self.shared), spent(&entry));
-        shared.write(entry.clone(), spent).await;
+        Arc::clone(&self.shared).write(entry.clone()).await;
         Receipt { entry }
     }
 
@@ -146,6 +186,7 @@ impl Permit {
             _ => self.due(&lease),
         };
         self.shared.estimates.learn(&self.admitted.digest, &lease.usage);
+        let counted = self.counted(&outcome, &lease, charge);
         Entry {
             admitted: self.admitted.clone(),
             outcome,
@@ -153,24 +194,43 @@ impl Permit {
             usage: lease.usage,
             charge: Charge { cost: lease.cost, charge },
             overrun,
+            counted,
+            work: std::mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner)),
         }
+    }
+
+    /// What limits and budgets count: never more than was held, so that no budget is overspent.
+    fn counted(&self, outcome: &Outcome, lease: &Lease, charge: NanoUsd) -> Quantity {
+        if lease.waived {
+            return Quantity::ZERO;
+        }
+        let Usage { prompt_tokens, completion_tokens, gpu, .. } = lease.usage;
+        let tokens = match outcome {
+            Outcome::Finished(_) | Outcome::ClientGone | Outcome::CacheHit => {
+                u64::from(prompt_tokens) + u64::from(completion_tokens)
+            }
+            Outcome::Failed(_) | Outcome::Interrupted => u64::from(completion_tokens),
+        };
+        let gpu = if self.bounds_gpu { gpu.min(lease.held.gpu) } else { gpu };
+        Quantity { money: charge, tokens: tokens.min(lease.held.tokens), gpu }
     }
 
     /// What the tenant pays, and what the price asks beyond what was held.
     fn due(&self, lease: &Lease) -> (NanoUsd, NanoUsd) {
-        if lease.usage.gpu == GpuTime::ZERO && lease.usage.completion_tokens == 0 {
+        let nothing = lease.usage.gpu == GpuTime::ZERO && lease.usage.completion_tokens == 0;
+        if nothing || lease.waived {
             return (NanoUsd::ZERO, NanoUsd::ZERO);
         }
         let asked = self.price.charge(&lease.usage);
-        let charge = asked.min(lease.held);
+        let charge = asked.min(lease.held.money);
         (charge, asked - charge)
     }
 
-    /// Money that must be held for an output of `tokens` tokens.
-    fn amount_for(&self, lease: &Lease, tokens: u32) -> NanoUsd {
-        let done = lease.usage.completion_tokens;
-        let ahead = tokens.saturating_sub(done);
-        self.shared.amount(&self.price, &self.admitted.digest, &lease.usage, ahead)
+    /// What must be held for an output of `tokens` tokens.
+    fn needed(&self, lease: &Lease, tokens: u32) -> Quantity {
+        let ahead = tokens.saturating_sub(lease.usage.completion_tokens);
+        let needed = self.shared.needed(&self.price, &self.admitted.digest, &lease.usage, ahead);
+        if self.bounds_gpu { needed } else { Quantity { gpu: GpuTime::ZERO, ..needed } }
     }
 
     /// The longest output that what is held pays for; at least 1, as the hold began with one.
@@ -178,7 +238,7 @@ impl Permit {
         let (mut low, mut high) = (1, self.max_output);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if self.amount_for(lease, middle) <= lease.held {
+            if self.needed(lease, middle).beyond(&lease.held) == Quantity::ZERO {
                 low = middle;
             } else {
                 high = middle - 1;
@@ -198,19 +258,8 @@ impl Drop for Permit {
             return;
         }
         let entry = self.close(Outcome::ClientGone);
-        let spent = spent(&entry);
-        self.shared.write_in_background(entry, spent);
+        self.shared.write_in_background(entry);
     }
-}
-
-fn spent(entry: &Entry) -> Spent {
-    let tokens = match entry.outcome {
-        Outcome::Finished(_) | Outcome::ClientGone | Outcome::CacheHit => {
-            entry.usage.prompt_tokens + entry.usage.completion_tokens
-        }
-        Outcome::Failed(_) | Outcome::Interrupted => entry.usage.completion_tokens,
-    };
-    Spent { amount: entry.charge.charge, tokens }
 }
 
 impl Receipt {

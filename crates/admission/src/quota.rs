@@ -1,42 +1,57 @@
-//! The port to the counters: one atomic hold over every scope of a caller, or none.
+//! The port to the counters: one atomic hold over every rule of a caller, or none.
 
-use async_trait::async_trait;
-use domain::{HoldId, NanoUsd, ScopeId};
-use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use domain::{HoldId, OrganizationId, ScopeId, Timestamp};
+
 use crate::StoreError;
-use crate::policy::Place;
+use crate::claims::{Claim, Quantity};
+use crate::tenancy::{Amount, LimitKind};
 
 /// What to hold for one request.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// Names the hold.
     pub hold: HoldId,
-    /// Every place whose limits and budgets apply.
-    pub places: [Place; 3],
-    /// Tokens to count against tokens per minute.
-    pub tokens: u32,
-    /// The least money that lets the request begin.
-    pub least: NanoUsd,
-    /// The most money of use now.
-    pub most: NanoUsd,
+    /// Whose accounts these are.
+    pub organization: OrganizationId,
+    /// Every rule that applies.
+    pub claims: Arc<[Claim]>,
+    /// The least that lets the request begin.
+    pub least: Quantity,
+    /// The most that is of use now.
+    pub most: Quantity,
 }
 
 /// What was held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Money held, between the least and the most asked for.
-    pub amount: NanoUsd,
+    /// Part by part between the least and the most asked for.
+    pub amount: Quantity,
+    /// How the caller's rates stand now.
+    pub rates: Rates,
 }
 
-/// What was used of a hold in the end.
+/// The tightest of a caller's rates, for the headers that tell about them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// Money, at most what was held.
-    pub amount: NanoUsd,
-    /// Tokens.
-    pub tokens: u32,
+pub struct Rates {
+    /// Requests per minute.
+    pub requests: Option<RateState>,
+    /// Tokens per minute.
+    pub tokens: Option<RateState>,
+}
+
+/// How a rate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateState {
+    /// The limit, per minute.
+    pub limit: u64,
+    /// What could be used now, as far as this gateway knows.
+    pub remaining: u64,
+    /// How long until all of it could be.
+    pub reset_in: Duration,
 }
 
 /// Why nothing was held.
@@ -49,70 +64,60 @@ pub enum Refusal {
         /// Which one.
         limit: LimitKind,
         /// The limit.
-        max: u32,
-        /// When there will be room.
+        max: u64,
+        /// When there will be room, if that is sooner than `renewed_at`.
         retry_in: Duration,
+        /// When its window ends, if it has one.
+        renewed_at: Option<Timestamp>,
     },
-    /// More tokens than the scope may use in a whole minute.
+    /// More than the scope may use in a whole minute.
     LargerThanLimit {
         /// Where the limit stands.
         scope: ScopeId,
+        /// Which one.
+        limit: LimitKind,
+        /// What was asked for, in the limit's unit.
+        asked: u64,
         /// The limit.
-        max: u32,
+        max: u64,
     },
     /// A budget has less left than the least asked for.
     Budget {
         /// Where the budget stands.
         scope: ScopeId,
         /// The budget.
-        amount: NanoUsd,
+        amount: Amount,
+        /// When it starts anew, if it does.
+        renewed_at: Option<Timestamp>,
     },
-}
-
-/// Which limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitKind {
-    /// Requests per minute.
-    Requests,
-    /// Tokens per minute.
-    Tokens,
-    /// Requests running at the same time.
-    Concurrency,
-}
-
-impl fmt::Display for LimitKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Requests => "requests per minute",
-            Self::Tokens => "tokens per minute",
-            Self::Concurrency => "concurrent requests",
-        })
-    }
 }
 
 /// Counters of limits and budgets.
 ///
-/// Promises: a hold takes from every place or from none; money held plus money spent never exceeds
-/// a budget; settling twice counts once; settling returns what was held and not spent.
+/// Promises: a hold takes from every account or from none; what is held and spent never exceeds a
+/// budget; settling twice counts once; settling returns what was held and not spent.
 #[async_trait]
 pub trait Quota: Send + Sync {
-    /// Holds quota for a request, or says which place refuses.
+    /// Holds quota for a request, or says which rule refuses.
     async fn reserve(&self, ask: &Ask) -> Result<Result<Grant, Refusal>, StoreError>;
 
-    /// Adds to a running hold: between `least` and `most` money, and `tokens`.
+    /// Adds to a running hold, part by part between `least` and `most`.
     ///
-    /// Tokens are counted and never refused: a stream that runs is not cut by a rate.
+    /// Rates are counted and never refuse: a stream that runs is not cut by a rate.
     async fn extend(
         &self,
         hold: HoldId,
-        least: NanoUsd,
-        most: NanoUsd,
-        tokens: u32,
+        least: &Quantity,
+        most: &Quantity,
     ) -> Result<Result<Grant, Refusal>, StoreError>;
 
     /// Ends a hold: what was spent stays, the rest goes back.
-    async fn settle(&self, hold: HoldId, spent: Spent) -> Result<(), StoreError>;
+    async fn settle(&self, hold: HoldId, spent: &Quantity) -> Result<(), StoreError>;
 
     /// Holds that are not settled yet.
     async fn open_holds(&self) -> Result<usize, StoreError>;
+
+    /// Where every rule in `claims` stands, as far as is known without waiting: what could still be
+    /// held of it.
+    fn left(&self, organization: OrganizationId, claims: &[Claim]) -> Vec<Option<i64>>;
 }

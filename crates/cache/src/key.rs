@@ -170,6 +170,7 @@ mod tests {
             stop,
             reproducible: _,
             price: _,
+            bound: _,
         } = parts;
         let mut list = sampling_neighbours(parts);
         let mut add = |name, changed| list.push((name, changed));

@@ -1,8 +1,8 @@
 //! Requests to test with: fixed ones, and any.
 
 use domain::{
-    Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, Price, ProjectId,
-    RequestId, Sampling, Scope,
+    Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, OwnBound, Price,
+    ProjectId, RequestId, Sampling, Scope,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,6 +32,7 @@ pub(crate) fn greedy_parts() -> JobParts {
         stop: Vec::new(),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::ZERO, markup_percent: 100 },
+        bound: OwnBound::default(),
     }
 }
 

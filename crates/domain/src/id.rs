@@ -51,6 +51,9 @@ pub mod kind {
     /// One price of a model, from a day on.
     #[derive(Debug)]
     pub enum Price {}
+    /// One life of a worker process, from its start to its end.
+    #[derive(Debug)]
+    pub enum Incarnation {}
 
     impl IdKind for Organization {
         const PREFIX: &'static str = "org";
@@ -82,6 +85,9 @@ pub mod kind {
     impl IdKind for Price {
         const PREFIX: &'static str = "price";
     }
+    impl IdKind for Incarnation {
+        const PREFIX: &'static str = "inc";
+    }
 }
 
 /// Names an organization.
@@ -105,6 +111,8 @@ pub type GatewayId = Id<kind::Gateway>;
 pub type AdminId = Id<kind::Admin>;
 /// Names a price.
 pub type PriceId = Id<kind::Price>;
+/// Names one life of a worker process: its accounts begin at zero with it.
+pub type IncarnationId = Id<kind::Incarnation>;
 
 /// An identity of something of kind `K`.
 pub struct Id<K> {

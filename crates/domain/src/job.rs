@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ModelDigest, ModelName, Price, RequestId, Sampling};
+use crate::{GpuTime, ModelDigest, ModelName, NanoUsd, Price, RequestId, Sampling};
 
 /// Everything a [`Job`] is made of.
 #[derive(Clone, Debug)]
@@ -27,6 +27,17 @@ pub struct JobParts {
     pub reproducible: bool,
     /// What the tenant pays.
     pub price: Price,
+    /// The most that the caller wants to spend on it.
+    pub bound: OwnBound,
+}
+
+/// The most that a caller wants to spend on one request. Absent means no bound of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnBound {
+    /// Money charged.
+    pub money: Option<NanoUsd>,
+    /// GPU time attributed.
+    pub gpu: Option<GpuTime>,
 }
 
 /// A job that can be priced, held and dispatched. Made only by [`Job::new`].
@@ -118,6 +129,11 @@ impl Job {
         &self.parts.price
     }
 
+    /// The most that the caller wants to spend on it.
+    pub const fn bound(&self) -> &OwnBound {
+        &self.parts.bound
+    }
+
     /// Whether the same job would give the same tokens again.
     pub const fn reproducible(&self) -> bool {
         self.parts.reproducible
@@ -146,6 +162,7 @@ mod tests {
             stop: Vec::new(),
             reproducible: true,
             price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
+            bound: OwnBound::default(),
         }
     }
 

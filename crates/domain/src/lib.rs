@@ -14,18 +14,20 @@ mod sampling;
 mod scope;
 mod secret;
 mod usage;
+mod worker;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::ErrorKind;
 pub use id::{
-    AdminId, EndUserId, GatewayId, HoldId, Id, IdError, IdKind, KeyId, OrganizationId, PriceId,
-    ProjectId, RequestId, RuleId, kind,
+    AdminId, EndUserId, GatewayId, HoldId, Id, IdError, IdKind, IncarnationId, KeyId,
+    OrganizationId, PriceId, ProjectId, RequestId, RuleId, kind,
 };
-pub use job::{Job, JobError, JobParts};
+pub use job::{Job, JobError, JobParts, OwnBound};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
 pub use problems::{Problem, Problems};
 pub use sampling::Sampling;
 pub use scope::{Level, Scope, ScopeId};
 pub use secret::Secret;
-pub use usage::{Charge, FinishReason, GpuTime, Times, Usage};
+pub use usage::{Charge, FinishReason, GpuTime, Times, Usage, Work};
+pub use worker::{Accounts, Capacity, Rent};

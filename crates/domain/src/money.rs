@@ -132,6 +132,11 @@ impl PricePerMillion {
         (amount >= NanoUsd::ZERO).then_some(Self(amount))
     }
 
+    /// What a million tokens cost.
+    pub const fn amount(self) -> NanoUsd {
+        self.0
+    }
+
     /// What `tokens` cost, in millionths of a nano-dollar, so that nothing is rounded yet.
     fn times(self, tokens: u64) -> i128 {
         i128::from(self.0.nanos()) * i128::from(tokens)

@@ -21,6 +21,11 @@ impl Problems {
         self.0.push(Problem { at: at.into(), message: message.into() });
     }
 
+    /// What was noted, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+
     /// `value`, if nothing was noted.
     pub fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }

@@ -101,6 +101,23 @@ impl Add for Times {
     }
 }
 
+/// What one worker did for a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The worker's name.
+    pub worker: String,
+    /// Which life of its process; empty if it did not say.
+    pub incarnation: String,
+    /// Time attributed to the request and billable.
+    pub gpu: GpuTime,
+    /// Time on what another worker had computed before.
+    pub recompute: GpuTime,
+    /// What an hour of the worker cost.
+    pub price_per_hour: NanoUsd,
+    /// The worker said in the end what it had used; else it is known up to its last sign of life.
+    pub complete: bool,
+}
+
 /// What a request came to: two figures, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Charge {

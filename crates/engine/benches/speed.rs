@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use domain::{ModelName, Sampling};
 use engine::kernels::DenseBench;
-use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request};
+use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request, Sequence};
 
 fn main() {
     let chosen = std::env::args().find_map(|argument| argument.parse().ok());
     if chosen.is_none() {
         multiplication();
         loading();
+        attribution();
     }
     for threads in [1, 2] {
         generation(threads, chosen.as_ref().map_or(&[1, 4, 16, 32], std::slice::from_ref));
@@ -67,15 +68,66 @@ fn generation(threads: u32, streams: &[u32]) {
     println!("accounts with {threads} thread(s): {accounts:?}");
 }
 
+/// How well the work model predicts steps: after calibration, after a first mixed load, and in the end; and
+/// what is left of the step thread's time for our own doings.
+#[expect(clippy::print_stdout, reason = "the output is the purpose")]
+fn attribution() {
+    for threads in [1, 2] {
+        let config = EngineConfig { compute_threads: threads, ..EngineConfig::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let engine = Engine::start(demo(), config).expect("start");
+        let mut states = engine.watch();
+        let ready = runtime.block_on(states.wait_for(|state| state.total_blocks > 0));
+        let ready = *ready.expect("engine");
+        let mut line = format!(
+            "attribution, {threads} thread(s): calibrated in {:.1} ms, off by {:.1} %",
+            ready.accounts.wall.nanos() as f64 / 1e6,
+            f64::from(ready.attribution_error_ppm) / 1e4,
+        );
+        for round in 0..6 {
+            runtime.block_on(mixed(&engine, round));
+            let off = f64::from(engine.state().attribution_error_ppm) / 1e4;
+            line = format!("{line}, {off:.1} %");
+        }
+        println!("{line}");
+        let accounts = engine.state().accounts;
+        let requests = accounts.requests.nanos() as f64;
+        let overhead = (accounts.overhead.nanos() - ready.accounts.overhead.nanos()) as f64;
+        println!("overhead beside requests: {:.2} %", overhead / requests * 100.0);
+    }
+}
+
+/// Prompts and outputs of all lengths, a few at a time.
+async fn mixed(engine: &Engine, round: u32) {
+    let mut sequences = std::collections::VecDeque::new();
+    for number in 0..60 {
+        let draw = |salt: u32| (round * 60 + number).wrapping_mul(2_654_435_761).rotate_left(salt);
+        let (prompt, output) = (1 + draw(7) % 700, 1 + draw(19) % 120);
+        let prompt: Arc<[u32]> = (0..prompt).map(|position| 300 + position % 3_000).collect();
+        let request = Request { prompt, max_output: output, allowance: output, ..request(number) };
+        sequences.push_back(engine.submit(request).expect("room"));
+        if sequences.len() > 8 {
+            read(sequences.pop_front().expect("there are some")).await;
+        }
+    }
+    for sequence in sequences {
+        read(sequence).await;
+    }
+}
+
 async fn run(engine: &Engine, streams: u32) {
     let mut sequences = Vec::new();
     for stream in 0..streams {
         sequences.push(engine.submit(request(stream)).expect("room"));
     }
-    for mut sequence in sequences {
-        while let Some(event) = sequence.next().await {
-            assert!(!matches!(event, Event::Failed { .. }));
-        }
+    for sequence in sequences {
+        read(sequence).await;
+    }
+}
+
+async fn read(mut sequence: Sequence) {
+    while let Some(event) = sequence.next().await {
+        assert!(!matches!(event, Event::Failed { .. }));
     }
 }
 

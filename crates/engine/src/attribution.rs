@@ -1,100 +1,80 @@
-//! Splits the time of one step over the sequences in it.
+//! Decides who owns the time of a step.
 //!
-//! Promise: the shares sum to the time, to the nanosecond, and the split depends on the step's content
-//! alone. The weights are a fixed model of the arithmetic; a fitted one can take the place of
-//! [`WorkModel`] without anybody else noticing.
+//! A step is predicted by a model of its work ([`Costs`]), and its measured time is split over the
+//! sequences in it in proportion to what each contributed to the prediction ([`Split`]). What things cost
+//! on this machine is learnt from the steps themselves ([`Fit`]), after a first guess by calibration.
+//!
+//! Promise: the shares of a step sum to its time, to the nanosecond; equal work pays the same, more work
+//! never pays less, no work pays nothing. Tokens depend on none of this.
+//!
+//! Invariant: knows nothing of sequences, readers or clocks.
+
+mod cost;
+mod fit;
+mod split;
+mod work;
 
 use domain::GpuTime;
 
-/// Arithmetic operations that a sequence causes in a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WorkModel {
-    /// For a token through the layers.
-    pub(crate) token: u64,
-    /// For a pair of a token and a position it attends.
-    pub(crate) position: u64,
-    /// For a row of logits.
-    pub(crate) sample: u64,
+pub(crate) use cost::{Arithmetic, Costs};
+pub(crate) use work::{Demand, Loss, Phase, Work};
+
+use fit::Fit;
+use split::Split;
+
+/// Splits the steps of one engine and learns from them.
+pub(crate) struct Attribution {
+    fit: Fit,
+    split: Split,
 }
 
-/// What one sequence did in a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Work {
-    /// Tokens computed; at least one.
-    pub(crate) tokens: u32,
-    /// Position of the first of them.
-    pub(crate) first: u32,
-    /// Whether a token was sampled.
-    pub(crate) sampled: bool,
-}
-
-impl WorkModel {
-    fn weigh(&self, work: Work) -> u128 {
-        let tokens = u128::from(work.tokens);
-        // The token at position p attends p + 1 positions.
-        let attended = tokens * (u128::from(work.first) + 1) + tokens * (tokens - 1) / 2;
-        tokens * u128::from(self.token)
-            + attended * u128::from(self.position)
-            + u128::from(work.sampled) * u128::from(self.sample)
+impl Attribution {
+    /// A first guess, from the sizes of the model alone.
+    pub(crate) fn new(arithmetic: &Arithmetic) -> Self {
+        Self { fit: Fit::new(Costs::guess(arithmetic)), split: Split::default() }
     }
 
-    /// One share of `time` for each work, by weight and largest remainder.
-    pub(crate) fn split(&self, time: GpuTime, works: &[Work]) -> Vec<GpuTime> {
-        let weights: Vec<u128> = works.iter().map(|work| self.weigh(*work)).collect();
-        let total: u128 = weights.iter().sum();
-        if total == 0 {
-            return vec![GpuTime::ZERO; works.len()];
-        }
-        let nanos = u128::from(time.nanos());
-        let mut shares: Vec<u64> = weights.iter().map(|w| (nanos * w / total) as u64).collect();
-        let left = time.nanos() - shares.iter().sum::<u64>();
-        let mut order: Vec<usize> = (0..works.len()).collect();
-        order.sort_by_key(|&index| (std::cmp::Reverse(nanos * weights[index] % total), index));
-        for &index in order.iter().take(left as usize) {
-            shares[index] += 1;
-        }
-        shares.into_iter().map(GpuTime::from_nanos).collect()
+    /// Takes measured steps in the place of the guess.
+    pub(crate) fn calibrate(&mut self, steps: &[(Demand, GpuTime)]) {
+        self.fit.calibrate(steps);
+    }
+
+    /// What things cost, as learnt so far.
+    pub(crate) const fn costs(&self) -> &Costs {
+        self.fit.costs()
+    }
+
+    /// One share of a step's `time` for each of its `works`, in order.
+    pub(crate) fn split(&mut self, time: GpuTime, works: &[Work]) -> &[GpuTime] {
+        self.split.shares(self.fit.costs(), time, works)
+    }
+
+    /// Learns from a step.
+    pub(crate) fn learn(&mut self, time: GpuTime, works: &[Work]) {
+        self.fit.learn(&Demand::of(works), time);
+    }
+
+    /// What computing the first `tokens` tokens of a prompt would take beyond a step's fixed costs.
+    pub(crate) fn saved(&self, tokens: u32) -> GpuTime {
+        GpuTime::from_nanos(self.fit.costs().beyond_fixed(&Demand::of_prefix(tokens)) as u64)
+    }
+
+    /// Mean error of predictions, in millionths of the time predicted.
+    pub(crate) fn error_ppm(&self) -> u32 {
+        (self.fit.error() * 1e6) as u32
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    const MODEL: WorkModel = WorkModel { token: 1_000, position: 7, sample: 130 };
-
-    fn works() -> impl Strategy<Value = Vec<Work>> {
-        let work = (1..300_u32, 0..5_000_u32, any::<bool>())
-            .prop_map(|(tokens, first, sampled)| Work { tokens, first, sampled });
-        prop::collection::vec(work, 1..70)
-    }
-
-    proptest! {
-        #[test]
-        fn shares_sum_to_the_time(works in works(), nanos in 0..10_000_000_000_u64) {
-            let shares = MODEL.split(GpuTime::from_nanos(nanos), &works);
-            prop_assert_eq!(shares.into_iter().sum::<GpuTime>().nanos(), nanos);
-        }
-
-        #[test]
-        fn equal_work_pays_the_same_to_a_nanosecond(works in works(), nanos in 0..10_000_000_000_u64) {
-            let twice = [works.clone(), works.clone()].concat();
-            let shares = MODEL.split(GpuTime::from_nanos(nanos), &twice);
-            let (left, right) = shares.split_at(works.len());
-            for (left, right) in left.iter().zip(right) {
-                prop_assert!(left.nanos().abs_diff(right.nanos()) <= 1);
-            }
-        }
-    }
-
     #[test]
-    fn a_long_context_and_a_long_chunk_cost_more() {
-        let decode = |first| Work { tokens: 1, first, sampled: true };
-        let chunk = Work { tokens: 64, first: 0, sampled: false };
-        let shares =
-            MODEL.split(GpuTime::from_nanos(1_000_000), &[decode(10), decode(1_000), chunk]);
-        assert!(shares[0] < shares[1] && shares[1] < shares[2], "{shares:?}");
+    fn cached_tokens_save_what_computing_them_would_take() {
+        let attribution = Attribution::new(&cost::tests::DEMO);
+        assert_eq!(attribution.saved(0), GpuTime::ZERO);
+        assert!(attribution.saved(100) > attribution.saved(50));
+        let (half, whole) = (attribution.saved(500).nanos(), attribution.saved(1_000).nanos());
+        assert!(whole > 2 * half, "later tokens attend to more: {half} and {whole}");
     }
 }

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::GpuTime;
+
 use crate::Refusal;
 use crate::running::Arrival;
 
@@ -26,13 +28,15 @@ struct Queue {
     retry_in: Duration,
 }
 
-/// What the handles ask of the step thread.
+/// What the handles and readers tell the step thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
     /// Take no new sequences.
     pub(crate) draining: bool,
     /// End the thread at the next step boundary.
     pub(crate) shutdown: bool,
+    /// Billable time of sequences whose end nobody will read, since the last look.
+    pub(crate) abandoned: GpuTime,
 }
 
 impl std::fmt::Debug for Inbox {
@@ -91,11 +95,20 @@ impl Inbox {
         self.ring_locked(&mut queue);
     }
 
-    /// What is asked of the step thread now; forgets the bell, so look at everything after this.
+    /// Tells the step thread of time that nobody will hear of.
+    pub(crate) fn abandon(&self, time: GpuTime) {
+        let mut queue = self.lock();
+        queue.orders.abandoned += time;
+        self.ring_locked(&mut queue);
+    }
+
+    /// What the step thread is told now; forgets the bell, so look at everything after this.
     pub(crate) fn orders(&self) -> Orders {
         let mut queue = self.lock();
         queue.rung = false;
-        queue.orders
+        let orders = queue.orders;
+        queue.orders.abandoned = GpuTime::ZERO;
+        orders
     }
 
     /// Takes waiting sequences out that `leaves` says are over, wherever they stand.

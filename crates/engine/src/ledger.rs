@@ -1,10 +1,13 @@
 //! Keeps the step thread's time: each lap of the clock goes to exactly one account.
+//!
+//! Promise: at every moment the accounts sum to the wall time, to the nanosecond. Time moves between
+//! accounts, it never comes from nowhere.
 
 use std::time::Instant;
 
-use domain::GpuTime;
+use domain::{Accounts, GpuTime};
 
-use crate::Accounts;
+use crate::attribution::Loss;
 
 /// The accounts and the moment up to which they are complete.
 pub(crate) struct Ledger {
@@ -19,6 +22,11 @@ impl Ledger {
 
     pub(crate) const fn accounts(&self) -> Accounts {
         self.accounts
+    }
+
+    /// The moment of the last booking.
+    pub(crate) const fn mark(&self) -> Instant {
+        self.mark
     }
 
     /// Books the time since the last booking on sequences, and returns it for splitting.
@@ -38,6 +46,21 @@ impl Ledger {
     pub(crate) fn book_overhead(&mut self) {
         let lap = self.lap();
         self.accounts.overhead += lap;
+    }
+
+    /// Takes time that was booked on sequences over: it made up for a loss.
+    pub(crate) fn take_over(&mut self, loss: Loss, time: GpuTime) {
+        self.accounts.requests = self.accounts.requests - time;
+        match loss {
+            Loss::Preemption => self.accounts.preemption += time,
+            Loss::Migration => self.accounts.migration += time,
+        }
+    }
+
+    /// Writes off time that was booked on sequences: nobody will hear of it.
+    pub(crate) fn abandon(&mut self, time: GpuTime) {
+        self.accounts.requests = self.accounts.requests - time;
+        self.accounts.abandoned += time;
     }
 
     fn lap(&mut self) -> GpuTime {

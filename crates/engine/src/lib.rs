@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] owns one thread that steps a [`Model`]. Callers [`submit`](Engine::submit) token ids
 //! and read token ids back from a [`Sequence`]; nothing here waits for a reader, and every nanosecond
-//! of the step thread has an owner ([`Accounts`]).
+//! of the step thread has an owner ([`domain::Accounts`]).
 //!
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
 //! else is in the batch, how its prompt was cut into chunks, or where it was continued.
@@ -39,7 +39,7 @@ pub use model::{Model, Progress};
 pub use request::{Event, Request};
 pub use sequence::Sequence;
 pub use source::ModelSource;
-pub use state::{Accounts, EngineState};
+pub use state::EngineState;
 
 /// Arithmetic kernels, for measuring them from outside; no stable interface.
 #[doc(hidden)]

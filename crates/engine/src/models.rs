@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 
 use crate::LoadError;
-use crate::attribution::WorkModel;
+use crate::attribution::Arithmetic;
 use crate::checkpoint::Checkpoint;
 use crate::model::Progress;
 use crate::ops::Pool;
@@ -115,14 +115,15 @@ impl Shape {
         (2 * self.layers * self.kv_heads * self.head_width * size_of::<f16>()) as u64
     }
 
-    /// The arithmetic of a token, for attribution.
-    pub(crate) fn work_model(&self) -> WorkModel {
+    /// The arithmetic of a step, for a first guess at what it costs.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
         let projections = 2 * queries + 2 * keys + 3 * self.feed_forward;
-        WorkModel {
+        Arithmetic {
             token: (2 * self.layers * self.hidden * projections) as u64,
-            position: (4 * self.layers * queries) as u64,
-            sample: (2 * self.hidden * self.vocabulary) as u64,
+            pair: (4 * self.layers * queries) as u64,
+            position_bytes: self.kv_bytes_per_token(),
+            row: (2 * self.hidden * self.vocabulary) as u64,
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct Request {
     pub stop_on_eos: bool,
 }
 
-/// What happened to a sequence since the last event.
+/// What happened to a sequence since the last event. Reading the last event accepts what it says was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// New output; a slow reader gets several tokens at once.
@@ -35,7 +35,7 @@ pub enum Event {
         first: u32,
         /// The new token ids, at least one.
         ids: Vec<u32>,
-        /// Time attributed since the last event with tokens.
+        /// Billable time attributed since the last event with tokens.
         gpu: GpuTime,
     },
     /// The sequence ended; the last event.
@@ -43,7 +43,8 @@ pub enum Event {
         /// Why.
         reason: FinishReason,
         /// Everything it used here: `completion_tokens` includes `generated`, and `gpu` includes time
-        /// that no `Tokens` event carried.
+        /// that no `Tokens` event carried. Computing `generated` and the prompt before it again is not in
+        /// `gpu`, but in `times.recompute`.
         usage: Usage,
     },
     /// The sequence cannot go on; the last event.
@@ -53,4 +54,14 @@ pub enum Event {
         /// Everything it used until then.
         usage: Usage,
     },
+}
+
+impl Event {
+    /// Everything the sequence used, if this is its last event.
+    pub const fn usage(&self) -> Option<&Usage> {
+        match self {
+            Self::Tokens { .. } => None,
+            Self::Finished { usage, .. } | Self::Failed { usage, .. } => Some(usage),
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::FinishReason;
 
+use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::Block;
 use crate::sampler::Sampler;
 use crate::schedule::Need;
@@ -41,6 +42,10 @@ pub(crate) struct Running {
     prompt_tokens: u32,
     /// Tokens whose keys and values are in the cache.
     computed: u32,
+    /// Tokens whose keys and values another worker had.
+    migrated: u32,
+    /// Tokens whose keys and values this engine had, and gave up for others.
+    preempted: u32,
     max_output: u32,
     allowance: u32,
     stop_on_eos: bool,
@@ -66,10 +71,14 @@ impl Running {
     pub(crate) fn new(arrival: Arrival, blocks: Vec<Block>) -> Self {
         let Arrival { tokens, request, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
+        // Whoever produced the last token had not computed it yet.
+        let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
         Self {
             prompt_tokens: request.prompt.len() as u32,
             tokens,
             computed: 0,
+            migrated,
+            preempted: 0,
             max_output: request.max_output,
             allowance: request.allowance,
             stop_on_eos: request.stop_on_eos,
@@ -88,7 +97,8 @@ impl Running {
 
     pub(crate) fn need(&self) -> Need {
         Need {
-            pending: self.pending(),
+            // A turn serves one end, so that its time has one owner.
+            pending: self.phase_end() - self.computed,
             paused: self.outlet.usage().completion_tokens >= self.allowance,
         }
     }
@@ -101,11 +111,27 @@ impl Running {
         }
     }
 
+    /// To what end it computes its next token.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.computed {
+            next if next < self.preempted => Phase::Recompute(Loss::Preemption),
+            next if next < self.migrated => Phase::Recompute(Loss::Migration),
+            next if next < self.prompt_tokens => Phase::Prefill,
+            _ => Phase::Decode,
+        }
+    }
+
     /// The next `count` tokens to compute, the position of the first, and whether the last of them is
     /// followed by a token to sample.
     pub(crate) fn turn(&self, count: u32) -> (&[u32], u32, bool) {
         let (start, end) = (self.computed as usize, (self.computed + count) as usize);
         (&self.tokens[start..end], self.computed, end == self.tokens.len())
+    }
+
+    /// What computing the next `count` tokens is.
+    pub(crate) fn work(&self, count: u32) -> Work {
+        let (_, first, sampled) = self.turn(count);
+        Work { tokens: count, first, sampled, phase: self.phase() }
     }
 
     /// Notes that `count` tokens were computed.
@@ -142,8 +168,23 @@ impl Running {
         Outcome::Continues
     }
 
+    /// Gives its blocks up. What it had computed is computed again, and not at its expense.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a scheduler that preempts is to come"))]
+    pub(crate) fn preempt(&mut self) -> Vec<Block> {
+        self.preempted = self.preempted.max(self.computed);
+        self.computed = 0;
+        std::mem::take(&mut self.blocks)
+    }
+
     fn pending(&self) -> u32 {
         self.tokens.len() as u32 - self.computed
+    }
+
+    /// The first token after the next one that is computed to another end.
+    fn phase_end(&self) -> u32 {
+        let tokens = self.tokens.len() as u32;
+        let ends = [self.preempted, self.migrated];
+        ends.into_iter().filter(|end| *end > self.computed).fold(tokens, u32::min)
     }
 }
 
@@ -171,3 +212,66 @@ impl Turnover {
 const FIRST_GUESS_NANOS: u64 = 1_000_000_000;
 const MIN_HINT_NANOS: u64 = 20_000_000;
 const MAX_HINT_NANOS: u64 = 10_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use domain::{Sampling, Usage};
+
+    use super::*;
+    use crate::inbox::Inbox;
+    use crate::sequence::line;
+
+    /// A sequence of four prompt tokens and the output so far.
+    fn running(generated: &[u32]) -> Running {
+        let (_, outlet) = line(&Arc::new(Inbox::new(1)), 10, Usage::default());
+        let request = Request {
+            prompt: [1, 2, 3, 4].into(),
+            generated: generated.to_vec(),
+            max_output: 10,
+            allowance: 10,
+            sampling: Sampling::greedy(),
+            stop_on_eos: false,
+        };
+        Running::new(Arrival::new(request, outlet), vec![0])
+    }
+
+    /// The phases of the turns it takes, at most `chunk` tokens each, with the tokens of each turn.
+    fn turns(running: &mut Running, chunk: u32) -> Vec<(Phase, u32)> {
+        let mut turns = Vec::new();
+        while running.pending() > 0 {
+            let count = running.need().pending.min(chunk);
+            turns.push((running.work(count).phase, count));
+            running.advance(count);
+        }
+        turns
+    }
+
+    #[test]
+    fn a_continuation_pays_for_the_first_token_that_nobody_computed() {
+        let turns = turns(&mut running(&[5, 6]), 3);
+        let again = Phase::Recompute(Loss::Migration);
+        assert_eq!(turns, [(again, 3), (again, 2), (Phase::Decode, 1)]);
+    }
+
+    #[test]
+    fn a_preempted_sequence_pays_for_nothing_twice() {
+        let mut running = running(&[5, 6]);
+        running.advance(2);
+
+        assert_eq!(running.preempt(), [0]);
+
+        let again = Phase::Recompute(Loss::Preemption);
+        let migrated = Phase::Recompute(Loss::Migration);
+        assert_eq!(turns(&mut running, 9), [(again, 2), (migrated, 3), (Phase::Decode, 1)]);
+    }
+
+    #[test]
+    fn a_prompt_is_prefill_and_what_follows_is_decode() {
+        let mut running = running(&[]);
+        assert_eq!(turns(&mut running, 3), [(Phase::Prefill, 3), (Phase::Prefill, 1)]);
+        running.accept(Ok(7), &[], Duration::ZERO);
+        assert_eq!(turns(&mut running, 3), [(Phase::Decode, 1)]);
+    }
+}

@@ -4,6 +4,9 @@
 //! one event, so the line holds at most `max_output` token ids. A reader is woken for the first token at
 //! once and then at most every [`wake_interval`]: many fast sequences would otherwise spend more on waking
 //! readers than on computing. A reader on whom the sequence waits is always woken.
+//!
+//! Promise: a sequence's end is either read or written off, never both and never neither, whichever side
+//! lets go first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,10 +14,12 @@ use std::time::{Duration, Instant};
 use domain::{FinishReason, GpuTime, Usage};
 use tokio::sync::Notify;
 
+use crate::attribution::Phase;
 use crate::inbox::Inbox;
 use crate::{Event, Failure};
 
-/// The receiving end of a running sequence. Dropping it cancels the sequence.
+/// The receiving end of a running sequence. Dropping it cancels the sequence; if its end was not read, its
+/// time is written off as abandoned.
 pub struct Sequence {
     line: Arc<Line>,
     inbox: Arc<Inbox>,
@@ -57,7 +62,22 @@ impl Sequence {
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        self.stop(FinishReason::Cancelled);
+        let mut mailbox = self.line.lock();
+        mailbox.gone = true;
+        match std::mem::replace(&mut mailbox.end, End::Over) {
+            End::Over => {}
+            End::Due(event) => {
+                drop(mailbox);
+                self.inbox.abandon(event.usage().map_or(GpuTime::ZERO, |usage| usage.gpu));
+            }
+            // The step thread ends it, and then knows that nobody reads.
+            End::Open => {
+                mailbox.end = End::Open;
+                mailbox.stop.get_or_insert(FinishReason::Cancelled);
+                drop(mailbox);
+                self.inbox.ring();
+            }
+        }
     }
 }
 
@@ -72,6 +92,8 @@ impl std::fmt::Debug for Sequence {
 pub(crate) struct Outlet {
     line: Arc<Line>,
     usage: Usage,
+    /// Since when it waits for its first step; absent once that has begun.
+    waits_since: Option<Instant>,
     /// When the reader was last woken.
     woken: Option<Instant>,
 }
@@ -91,10 +113,12 @@ pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequenc
         gpu: GpuTime::ZERO,
         allowance,
         stop: None,
+        gone: false,
         end: End::Open,
     };
     let line = Arc::new(Line { mailbox: Mutex::new(mailbox), changed: Notify::new() });
-    (Sequence { line: line.clone(), inbox: inbox.clone() }, Outlet { line, usage, woken: None })
+    let sequence = Sequence { line: line.clone(), inbox: inbox.clone() };
+    (sequence, Outlet { line, usage, waits_since: Some(Instant::now()), woken: None })
 }
 
 impl Outlet {
@@ -107,10 +131,30 @@ impl Outlet {
         &self.usage
     }
 
-    /// Books time on the sequence.
-    pub(crate) fn spend(&mut self, gpu: GpuTime) {
-        self.usage.gpu += gpu;
-        self.line.lock().gpu += gpu;
+    /// Whether its first step is still to come.
+    pub(crate) const fn waits(&self) -> bool {
+        self.waits_since.is_some()
+    }
+
+    /// Notes that its first step begins at `now`, and what its cached tokens save.
+    pub(crate) fn begin(&mut self, now: Instant, saved: GpuTime) {
+        self.note_wait(now);
+        self.usage.times.saved = saved;
+    }
+
+    /// Books time on the sequence. What made up for a loss is told, but not billed.
+    pub(crate) fn spend(&mut self, phase: Phase, time: GpuTime) {
+        let times = &mut self.usage.times;
+        match phase {
+            Phase::Prefill => times.prefill += time,
+            Phase::Decode => times.decode += time,
+            Phase::Recompute(_) => {
+                times.recompute += time;
+                return;
+            }
+        }
+        self.usage.gpu += time;
+        self.line.lock().gpu += time;
     }
 
     /// Sends one output token; a reader that was woken within `interval` finds it when it is woken next.
@@ -128,26 +172,52 @@ impl Outlet {
         }
     }
 
-    pub(crate) fn finish(self, reason: FinishReason) {
-        let usage = self.usage;
-        self.end(Event::Finished { reason, usage });
+    /// Ends the sequence. Returns the billable time that is now nobody's, because nobody will read of it.
+    #[must_use = "abandoned time has to be booked"]
+    pub(crate) fn finish(mut self, reason: FinishReason) -> GpuTime {
+        let usage = self.final_usage();
+        self.end(Event::Finished { reason, usage })
     }
 
-    pub(crate) fn fail(self, failure: Failure) {
-        let usage = self.usage;
-        self.end(Event::Failed { failure, usage });
+    /// The same for a sequence that cannot go on.
+    #[must_use = "abandoned time has to be booked"]
+    pub(crate) fn fail(mut self, failure: Failure) -> GpuTime {
+        let usage = self.final_usage();
+        self.end(Event::Failed { failure, usage })
     }
 
-    fn end(&self, event: Event) {
-        self.line.lock().end = End::Due(event);
+    fn final_usage(&mut self) -> Usage {
+        // A sequence that ends before its first step has only waited.
+        self.note_wait(Instant::now());
+        self.usage
+    }
+
+    fn note_wait(&mut self, until: Instant) {
+        if let Some(since) = self.waits_since.take() {
+            let nanos = until.saturating_duration_since(since).as_nanos();
+            self.usage.times.queue = GpuTime::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        }
+    }
+
+    fn end(&self, event: Event) -> GpuTime {
+        let mut mailbox = self.line.lock();
+        if mailbox.gone {
+            mailbox.end = End::Over;
+            return self.usage.gpu;
+        }
+        mailbox.end = End::Due(event);
+        drop(mailbox);
         self.line.changed.notify_one();
+        GpuTime::ZERO
     }
 }
 
 impl Drop for Outlet {
     fn drop(&mut self) {
         if self.line.lock().end == End::Open {
-            self.end(Event::Failed { failure: Failure::Stopped, usage: self.usage });
+            let usage = self.final_usage();
+            // The step thread is ending, and its books are closed.
+            let _ = self.end(Event::Failed { failure: Failure::Stopped, usage });
         }
     }
 }
@@ -170,6 +240,8 @@ struct Mailbox {
     gpu: GpuTime,
     allowance: u32,
     stop: Option<FinishReason>,
+    /// Nobody reads any more.
+    gone: bool,
     end: End,
 }
 
@@ -177,7 +249,8 @@ struct Mailbox {
 enum End {
     Open,
     Due(Event),
-    Delivered,
+    /// Read, or written off.
+    Over,
 }
 
 enum Taken {
@@ -195,9 +268,9 @@ impl Mailbox {
             self.first += ids.len() as u32;
             return Taken::Event(Event::Tokens { first, ids, gpu });
         }
-        match std::mem::replace(&mut self.end, End::Delivered) {
+        match std::mem::replace(&mut self.end, End::Over) {
             End::Due(event) => Taken::Event(event),
-            End::Delivered => Taken::Over,
+            End::Over => Taken::Over,
             End::Open => {
                 self.end = End::Open;
                 Taken::Nothing

@@ -1,6 +1,6 @@
 //! What an engine tells about itself.
 
-use domain::GpuTime;
+use domain::Accounts;
 
 /// An engine at one moment, as of its last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,17 +25,7 @@ pub struct EngineState {
     pub produced_tokens: u64,
     /// Where the step thread's time went.
     pub accounts: Accounts,
-}
-
-/// The step thread's time since the start: `requests + idle + overhead == wall`, to the nanosecond.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accounts {
-    /// Attributed to sequences.
-    pub requests: GpuTime,
-    /// Waiting for work.
-    pub idle: GpuTime,
-    /// Admission, scheduling and bookkeeping between steps, and steps that failed as a whole.
-    pub overhead: GpuTime,
-    /// All of it.
-    pub wall: GpuTime,
+    /// How far the work model's prediction of a step's time was off, in millionths of that time: the mean
+    /// over some hundred recent steps, none of which counts for more than itself.
+    pub attribution_error_ppm: u32,
 }

@@ -3,7 +3,10 @@
 //! Blocks for a sequence's whole prompt and output are taken when it is admitted, so a running sequence
 //! never has to give way.
 //!
-//! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked.
+//! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked:
+//! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours.
+
+mod calibration;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant};
 use domain::{FinishReason, ModelInfo};
 use tokio::sync::watch;
 
-use crate::attribution::{Work, WorkModel};
+use crate::attribution::{Attribution, Phase, Work};
 use crate::blocks::BlockPool;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
@@ -20,7 +23,7 @@ use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
 use crate::running::{Arrival, End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
-use crate::sequence::wake_interval;
+use crate::sequence::{Outlet, wake_interval};
 use crate::step::{Blocks, Step};
 use crate::{EngineConfig, EngineError, EngineState, Failure, Model};
 
@@ -28,7 +31,7 @@ use crate::{EngineConfig, EngineError, EngineState, Failure, Model};
 pub(crate) struct StepLoop {
     decoder: Box<dyn Decoder>,
     info: ModelInfo,
-    work_model: WorkModel,
+    attribution: Attribution,
     cache: KvCache,
     threads: Pool,
     alone: Pool,
@@ -67,7 +70,7 @@ impl StepLoop {
             |threads| Pool::new(threads).map_err(|error| EngineError::Start(error.to_string()));
         let (threads, alone) = (pool(config.compute_threads)?, pool(1)?);
         Ok(Self {
-            work_model: decoder.shape().work_model(),
+            attribution: Attribution::new(&decoder.shape().arithmetic()),
             decoder,
             info,
             cache,
@@ -96,8 +99,10 @@ impl StepLoop {
     pub(crate) fn run(mut self) {
         // The time from here on is accounted for.
         self.ledger = Ledger::new();
+        self.calibrate();
         loop {
             self.orders = self.inbox.orders();
+            self.ledger.abandon(self.orders.abandoned);
             if self.orders.shutdown {
                 self.ledger.book_overhead();
                 self.tell(&[], true);
@@ -128,7 +133,7 @@ impl StepLoop {
     fn obey(&mut self) {
         for arrival in self.inbox.take_stopped(|arrival| arrival.outlet.wish().stop.is_some()) {
             let reason = arrival.outlet.wish().stop.unwrap_or(FinishReason::Cancelled);
-            arrival.outlet.finish(reason);
+            self.conclude(arrival.outlet, End::Finished(reason));
         }
         let mut index = 0;
         while index < self.running.len() {
@@ -148,7 +153,7 @@ impl StepLoop {
                 return;
             };
             if arrival.is_complete() {
-                arrival.outlet.finish(FinishReason::Length);
+                self.conclude(arrival.outlet, End::Finished(FinishReason::Length));
                 continue;
             }
             let Some(blocks) = self.blocks.take(needed(&arrival)) else {
@@ -160,22 +165,40 @@ impl StepLoop {
 
     /// Computes and sends one step.
     fn step(&mut self, turns: &[Turn]) {
-        let works: Vec<Work> = turns.iter().map(|turn| self.work(turn)).collect();
+        let running = |turn: &Turn| &self.running[turn.sequence];
+        let works: Vec<Work> = turns.iter().map(|turn| running(turn).work(turn.tokens)).collect();
         self.ledger.book_overhead();
+        self.begin(turns);
         let drawn = self.compute(turns, &works);
+        // A step that failed as a whole is our own affair.
         if drawn.iter().any(|drawn| !matches!(drawn, Some(Err(Failure::Forward(_))))) {
-            let time = self.ledger.book_requests();
-            let shares = self.work_model.split(time, &works);
-            for (turn, share) in turns.iter().zip(shares) {
-                self.running[turn.sequence].outlet.spend(share);
-            }
+            self.attribute(turns, &works);
         }
         self.send(turns, drawn);
     }
 
-    fn work(&self, turn: &Turn) -> Work {
-        let (_, first, sampled) = self.running[turn.sequence].turn(turn.tokens);
-        Work { tokens: turn.tokens, first, sampled }
+    /// Ends the wait of sequences whose first step begins.
+    fn begin(&mut self, turns: &[Turn]) {
+        for turn in turns {
+            let outlet = &mut self.running[turn.sequence].outlet;
+            if outlet.waits() {
+                let saved = self.attribution.saved(outlet.usage().cached_tokens);
+                outlet.begin(self.ledger.mark(), saved);
+            }
+        }
+    }
+
+    /// Books the time of a step on its sequences, and on us what made up for their losses.
+    fn attribute(&mut self, turns: &[Turn], works: &[Work]) {
+        let time = self.ledger.book_requests();
+        let shares = self.attribution.split(time, works);
+        for ((turn, work), &share) in turns.iter().zip(works).zip(shares) {
+            self.running[turn.sequence].outlet.spend(work.phase, share);
+            if let Phase::Recompute(loss) = work.phase {
+                self.ledger.take_over(loss, share);
+            }
+        }
+        self.attribution.learn(time, works);
     }
 
     /// One entry for each turn, with a token if it sampled one.
@@ -236,10 +259,16 @@ impl StepLoop {
         let running = self.running.remove(index);
         self.blocks.give_back(&running.blocks);
         self.inbox.hint(self.turnover.note());
-        match end {
-            End::Finished(reason) => running.outlet.finish(reason),
-            End::Failed(failure) => running.outlet.fail(failure),
-        }
+        self.conclude(running.outlet, end);
+    }
+
+    /// Sends the last event, or writes the sequence's time off if nobody reads any more.
+    fn conclude(&mut self, outlet: Outlet, end: End) {
+        let abandoned = match end {
+            End::Finished(reason) => outlet.finish(reason),
+            End::Failed(failure) => outlet.fail(failure),
+        };
+        self.ledger.abandon(abandoned);
     }
 
     /// Reports the state if something but the time changed, if the last report is old, or if `now`.
@@ -258,6 +287,7 @@ impl StepLoop {
             draining: self.orders.draining,
             produced_tokens: self.produced,
             accounts: self.ledger.accounts(),
+            attribution_error_ppm: self.attribution.error_ppm(),
         };
         let last = *self.report.borrow();
         let queues = |state: &EngineState| {

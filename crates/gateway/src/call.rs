@@ -1,6 +1,6 @@
 //! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
 
-use domain::{ErrorKind, ModelName, Sampling};
+use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OwnBound, Sampling};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -18,6 +18,7 @@ pub(crate) struct Call {
     pub(crate) reproducible: bool,
     pub(crate) stop: Vec<String>,
     pub(crate) delivery: Delivery,
+    pub(crate) bound: OwnBound,
 }
 
 /// What to continue.
@@ -89,8 +90,68 @@ impl Call {
             sampling,
             stop: stop(fields)?,
             delivery: delivery(fields)?,
+            bound: OwnBound { money: max_cost(fields)?, gpu: max_gpu(fields)? },
         })
     }
+}
+
+/// The most that the caller wants to be charged, in dollars: a number, or text where exactness matters.
+fn max_cost(fields: &Fields<'_>) -> Result<Option<NanoUsd>, Failure> {
+    match fields.value(MAX_COST) {
+        None => Ok(None),
+        Some(Value::String(text)) => dollars(text).map(Some),
+        // A number prints as the shortest text that reads back the same: what the client wrote.
+        Some(Value::Number(number)) => dollars(&number.to_string()).map(Some),
+        Some(other) => Err(wrong_type(MAX_COST, "an amount in dollars", other)),
+    }
+}
+
+fn max_gpu(fields: &Fields<'_>) -> Result<Option<GpuTime>, Failure> {
+    let millis = fields.integer(MAX_GPU, 1..=MAX_GPU_MILLIS)?;
+    Ok(millis.map(gpu_millis))
+}
+
+/// The same bounds from headers, for clients whose library sends no fields of its own. The tighter
+/// one counts where both are given.
+pub(crate) fn bound_from_headers(
+    max_cost_usd: Option<&str>,
+    max_gpu_ms: Option<&str>,
+) -> Result<OwnBound, Failure> {
+    let money = max_cost_usd.map(dollars).transpose()?;
+    let gpu = max_gpu_ms.map(|text| {
+        let millis = text.trim().parse().ok();
+        let millis = millis.filter(|millis| (1..=MAX_GPU_MILLIS).contains(millis));
+        millis.map(gpu_millis).ok_or_else(|| {
+            let message = format!("`{MAX_GPU}` must be a whole number from 1 to {MAX_GPU_MILLIS}");
+            Failure::invalid(MAX_GPU, message)
+        })
+    });
+    Ok(OwnBound { money, gpu: gpu.transpose()? })
+}
+
+impl Call {
+    /// The same, bounded by `other` too.
+    pub(crate) fn bounded_by(mut self, other: OwnBound) -> Self {
+        fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.into_iter().chain(other).min()
+        }
+        let OwnBound { money, gpu } = self.bound;
+        self.bound = OwnBound { money: tighter(money, other.money), gpu: tighter(gpu, other.gpu) };
+        self
+    }
+}
+
+fn dollars(text: &str) -> Result<NanoUsd, Failure> {
+    NanoUsd::parse_dollars(text.trim()).ok_or_else(|| {
+        let message = format!(
+            "`{MAX_COST}` must be an amount in dollars with at most nine decimals, such as 0.05, not `{text}`"
+        );
+        Failure::invalid(MAX_COST, message)
+    })
+}
+
+fn gpu_millis(millis: i64) -> GpuTime {
+    GpuTime::from_nanos(millis.unsigned_abs() * NANOS_PER_MILLI)
 }
 
 /// A bound on the output, in tokens.
@@ -221,6 +282,11 @@ fn unsupported(name: &str) -> Failure {
     failure
 }
 
+const MAX_COST: &str = "max_cost_usd";
+const MAX_GPU: &str = "max_gpu_ms";
+/// A day.
+const MAX_GPU_MILLIS: i64 = 86_400_000;
+const NANOS_PER_MILLI: u64 = 1_000_000;
 const DEFAULT_TEMPERATURE: f32 = 1.0;
 const MAX_STOPS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use admission::Caller;
+use admission::{Caller, Directory};
 use domain::{ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, Price, RequestId};
 use routing::{Router, Served};
 
@@ -18,6 +18,8 @@ use crate::text::{ModelText, TextError};
 /// The models that can be asked for.
 pub(crate) struct Catalog {
     router: Arc<Router>,
+    /// Prices with a date; they go before those of the configuration.
+    directory: Arc<Directory>,
     prices: HashMap<ModelName, Price>,
     /// For models without a price of their own: GPU time at cost, times this.
     markup_percent: u32,
@@ -28,6 +30,7 @@ pub(crate) struct Catalog {
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
     pub(crate) text: Arc<ModelText>,
+    /// What it costs a tenant if no dated price says otherwise.
     pub(crate) price: Price,
 }
 
@@ -45,10 +48,11 @@ enum OfferError {
 impl Catalog {
     pub(crate) fn new(
         router: Arc<Router>,
+        directory: Arc<Directory>,
         prices: HashMap<ModelName, Price>,
         markup_percent: u32,
     ) -> Self {
-        Self { router, prices, markup_percent, models: RwLock::default() }
+        Self { router, directory, prices, markup_percent, models: RwLock::default() }
     }
 
     /// Keeps the catalog up with the router until dropped.
@@ -162,7 +166,12 @@ impl Catalog {
             sampling: call.sampling,
             stop: call.stop,
             reproducible: call.reproducible,
-            price: model.price,
+            // The price of this moment; what it becomes later is another request's.
+            price: self
+                .directory
+                .price(&model.info.name, &model.info.digest)
+                .unwrap_or(model.price),
+            bound: call.bound,
         };
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
         Ok((model, job))

@@ -2,16 +2,22 @@
 //!
 //! Unknown keys are errors, every default is here, and every problem is reported at once.
 
+mod issuers;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use admission::SliceSettings;
+use admission::bearer::Issuer;
 use domain::{ModelName, NanoUsd, Price, PricePerMillion, Problems, Secret};
 use serde::Deserialize;
 use store::{MemoryCacheSettings, StoreSettings};
 
 use crate::gateway::FlowSettings;
+use issuers::RawIssuer;
 
 /// The gateway's configuration as written.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,8 +29,20 @@ pub struct RawGateway {
     /// Where administrators connect.
     #[serde(default = "default_admin_listen")]
     admin_listen: SocketAddr,
-    /// Directory of the database, the ledger's journal and the pepper. One gateway each.
+    /// Directory of the ledger's journal, and of database and pepper if they are not elsewhere. One gateway each.
     data: PathBuf,
+    /// A database that gateways share, `postgres://...`; absent means SQLite in `data`.
+    database: Option<Secret<String>>,
+    /// A Redis that gateways share; absent means memory.
+    redis: Option<Secret<String>>,
+    /// What keys are hashed with: the same file for all gateways.
+    pepper_file: Option<PathBuf>,
+    /// How many gateways share quotas: each has one part in so many of a rate while Redis is silent.
+    #[serde(default = "default_gateways")]
+    gateways: NonZero<u32>,
+    /// Identity providers whose tokens are believed.
+    #[serde(default)]
+    issuers: Vec<RawIssuer>,
     /// Serve other machines without TLS.
     #[serde(default)]
     allow_plaintext: bool,
@@ -83,8 +101,6 @@ struct RawCache {
     enabled: bool,
     /// Bytes of answers kept in memory.
     max_bytes: u64,
-    /// A Redis behind it, `redis://host:port`.
-    redis: Option<Secret<String>>,
     /// How long an answer is kept in memory.
     #[serde(with = "humantime_serde")]
     time_to_live: Duration,
@@ -93,7 +109,7 @@ struct RawCache {
 impl Default for RawCache {
     fn default() -> Self {
         let MemoryCacheSettings { max_bytes, time_to_live, .. } = MemoryCacheSettings::default();
-        Self { enabled: true, max_bytes, redis: None, time_to_live }
+        Self { enabled: true, max_bytes, time_to_live }
     }
 }
 
@@ -141,6 +157,8 @@ pub struct GatewaySettings {
     pub store: StoreSettings,
     /// Certificate and key.
     pub tls: Option<TlsSettings>,
+    /// Identity providers whose tokens are believed.
+    pub issuers: Vec<Issuer>,
     /// Workers elsewhere.
     pub workers: Vec<WorkerAddress>,
     /// File that holds the token shown to workers.
@@ -177,6 +195,11 @@ impl RawGateway {
             listen,
             admin_listen,
             data,
+            database: None,
+            redis: None,
+            pepper_file: None,
+            gateways: default_gateways(),
+            issuers: Vec::new(),
             allow_plaintext: false,
             tls: None,
             workers: Vec::new(),
@@ -201,6 +224,11 @@ impl RawGateway {
             listen,
             admin_listen,
             data,
+            database,
+            redis,
+            pepper_file,
+            gateways,
+            issuers,
             allow_plaintext,
             tls,
             workers,
@@ -224,6 +252,18 @@ impl RawGateway {
                 problems.add(format!("workers[{at}].address"), message);
             }
         }
+        if let Some(url) = &database {
+            if !["postgres://", "postgresql://"].iter().any(|start| url.expose().starts_with(start))
+            {
+                let message = "must be written as postgres://user:password@host:port/database";
+                problems.add("database", message);
+            }
+            if pepper_file.is_none() {
+                let message =
+                    "is needed with `database`: gateways must hash keys with the same pepper";
+                problems.add("pepper_file", message);
+            }
+        }
         if gpu_time_markup_percent == 0 {
             problems.add("gpu_time_markup_percent", "must be at least 1; 100 charges what it cost");
         }
@@ -232,7 +272,18 @@ impl RawGateway {
         let settings = GatewaySettings {
             listen,
             admin_listen,
-            store: cache.check(data),
+            store: StoreSettings {
+                data,
+                postgres: database,
+                redis,
+                pepper_file,
+                cache: cache.check(),
+                slices: SliceSettings {
+                    gateways: gateways.get(),
+                    request_timeout: limits.request_timeout,
+                },
+            },
+            issuers: issuers::check(issuers, &mut problems),
             tls: tls.map(|RawTls { certificate, key }| TlsSettings { certificate, key }),
             workers: workers.into_iter().map(|worker| WorkerAddress(worker.address)).collect(),
             worker_token_file,
@@ -247,11 +298,11 @@ impl RawGateway {
 }
 
 impl RawCache {
-    fn check(self, data: PathBuf) -> StoreSettings {
-        let Self { enabled, max_bytes, redis, time_to_live } = self;
+    fn check(self) -> Option<MemoryCacheSettings> {
+        let Self { enabled, max_bytes, time_to_live } = self;
         let memory =
             MemoryCacheSettings { max_bytes, time_to_live, ..MemoryCacheSettings::default() };
-        StoreSettings { data, cache: enabled.then_some(memory), redis }
+        enabled.then_some(memory)
     }
 }
 
@@ -303,6 +354,10 @@ fn default_listen() -> SocketAddr {
 
 fn default_admin_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8081))
+}
+
+const fn default_gateways() -> NonZero<u32> {
+    NonZero::<u32>::MIN
 }
 
 const fn default_markup() -> u32 {

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use admission::AdmitError;
+use admission::tenancy::LimitKind;
+use admission::{AdmitError, RateState};
 use domain::{ErrorKind, JobError, RequestId};
 use routing::RouteError;
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ pub(crate) struct Failure {
     /// The field of the request that is to blame.
     param: Option<String>,
     retry_in: Option<Duration>,
+    /// The rate that refuses, if one does.
+    rate: Option<Box<RateShown>>,
     /// What really happened, for the log.
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -28,6 +31,34 @@ pub(crate) struct Appearance {
     code: Option<&'static str>,
     /// SDKs retry 408, 409, 429 and 5xx by themselves; this tells them not to bother.
     retry_is_useless: bool,
+}
+
+/// A rate that is used up, as its headers show it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateShown {
+    /// What the headers' names end with.
+    pub(crate) unit: RateUnit,
+    pub(crate) state: RateState,
+}
+
+/// The two rates that headers tell about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RateUnit {
+    Requests,
+    Tokens,
+}
+
+impl RateShown {
+    const fn of(limit: LimitKind, max: u64, reset_in: Duration) -> Option<Self> {
+        let unit = match limit {
+            LimitKind::RequestsPerMinute => RateUnit::Requests,
+            LimitKind::TokensPerMinute => RateUnit::Tokens,
+            LimitKind::TokensPerDay
+            | LimitKind::ConcurrentRequests
+            | LimitKind::GpuMillisPerMinute => return None,
+        };
+        Some(Self { unit, state: RateState { limit: max, remaining: 0, reset_in } })
+    }
 }
 
 /// The table: what each kind of failure looks like.
@@ -55,10 +86,22 @@ pub(crate) const fn appearance(kind: ErrorKind) -> Appearance {
     Appearance { status, error_type, code, retry_is_useless }
 }
 
+/// The code of a kind of failure, for answers that tell about one without being one.
+pub(crate) const fn code(kind: ErrorKind) -> Option<&'static str> {
+    appearance(kind).code
+}
+
 impl Failure {
     /// A mistake of the client, which `message` explains.
     pub(crate) fn of(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, retry_in: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            param: None,
+            retry_in: None,
+            rate: None,
+            source: None,
+        }
     }
 
     /// A wrong value in the field `param`.
@@ -102,6 +145,12 @@ impl Failure {
         Self::ours(ErrorKind::DeadlineExceeded, None, "the request's deadline passed")
     }
 
+    /// Nobody can say whether a budget has more for a running stream.
+    pub(crate) fn unpayable() -> Self {
+        let retry_in = Some(Duration::from_secs(1));
+        Self::ours(ErrorKind::Unavailable, retry_in, "budgets could not be asked for too long")
+    }
+
     /// More requests run than this gateway holds at a time.
     pub(crate) fn crowded() -> Self {
         let retry_in = Some(Duration::from_secs(1));
@@ -120,6 +169,11 @@ impl Failure {
 
     pub(crate) const fn retry_in(&self) -> Option<Duration> {
         self.retry_in
+    }
+
+    /// The rate that refuses, if one does.
+    pub(crate) fn rate(&self) -> Option<&RateShown> {
+        self.rate.as_deref()
     }
 
     pub(crate) const fn retry_is_useless(&self) -> bool {
@@ -163,6 +217,13 @@ impl From<AdmitError> for Failure {
                 Self::ours(kind, Some(Duration::from_secs(1)), error)
             }
             AdmitError::ModelForbidden { .. } => Self::of(kind, error.to_string()).blaming("model"),
+            AdmitError::LargerThanOwnBound { field, .. } => {
+                Self::of(kind, error.to_string()).blaming(field)
+            }
+            AdmitError::LimitReached { limit, max, retry_in: reset_in, .. } => {
+                let rate = RateShown::of(limit, max, reset_in).map(Box::new);
+                Self { retry_in, rate, ..Self::of(kind, error.to_string()) }
+            }
             _ => Self { retry_in, ..Self::of(kind, error.to_string()) },
         }
     }

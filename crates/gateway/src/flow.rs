@@ -5,18 +5,18 @@
 
 use std::sync::Arc;
 
-use admission::{Outcome, Receipt};
+use admission::{Outcome, Rates, Receipt};
 use async_trait::async_trait;
-use domain::{FinishReason, RequestId};
+use domain::{FinishReason, OwnBound, RequestId};
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::call::Delivery;
+use crate::call::{self, Delivery};
 use crate::endpoints::{self, About, Action, Codec, Ending, Match, budget_error, usage};
-use crate::failure::Failure;
+use crate::failure::{Failure, RateUnit};
 use crate::gateway::Gateway;
 use crate::relay::{Exchange, Relayed};
 use crate::reply::Reply;
@@ -95,6 +95,15 @@ impl Gateway {
                 let (status, value) = probe(self);
                 return reply.json(status, &value).await.map(|()| None);
             }
+            Action::Estimate(parse, describe) => {
+                let caller = self.admission().identify(reply.credentials())?;
+                let _place = self.place()?;
+                let call = parse(&reply.body(self.settings().max_body_bytes).await?)?;
+                let call = call.bounded_by(own_bound(reply)?);
+                let (_, job) = self.catalog().resolve(&caller, reply.request(), call).await?;
+                let estimate = self.admission().estimate(&caller, &job);
+                return reply.json(200, &describe(&job, &estimate)).await.map(|()| None);
+            }
             Action::Read(read) => {
                 let caller = self.admission().identify(reply.credentials())?;
                 let value = read(self, &caller, &name)?;
@@ -104,9 +113,11 @@ impl Gateway {
         let caller = self.admission().identify(reply.credentials())?; // who; before the body is read
         let _place = self.place()?; // a bound on what runs here at a time
         let call = codec.parse(&reply.body(self.settings().max_body_bytes).await?)?; // bytes -> domain
+        let call = call.bounded_by(own_bound(reply)?);
         let delivery = call.delivery;
         let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
         let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
+        show_rates(reply, permit.rates());
         let about = self.about(codec, reply.request(), &model);
         let deadline = began + self.settings().request_timeout;
         let scope = *caller.scope();
@@ -148,6 +159,20 @@ impl Gateway {
     }
 }
 
+/// What the caller bounds by headers.
+fn own_bound(reply: &Reply) -> Result<OwnBound, Failure> {
+    let header = |name| reply.request_header(name);
+    call::bound_from_headers(header("x-tollgate-max-cost-usd"), header("x-tollgate-max-gpu-ms"))
+}
+
+fn show_rates(reply: &mut Reply, rates: &Rates) {
+    for (unit, state) in [(RateUnit::Requests, rates.requests), (RateUnit::Tokens, rates.tokens)] {
+        if let Some(state) = state {
+            reply.rate(unit, &state);
+        }
+    }
+}
+
 fn outcome(relayed: &Result<Relayed, Failure>) -> Outcome {
     match relayed {
         Ok(relayed) => relayed.outcome.clone(),
@@ -166,7 +191,12 @@ async fn conclude(
     let entry = &receipt.entry;
     let end = Ending { finish: relayed.finish, usage: entry.usage, charge: entry.charge };
     match exchange.delivery {
-        Delivery::Whole => reply.json(200, &codec.whole(about, &relayed.text, &end)).await,
+        Delivery::Whole => {
+            reply.header("x-tollgate-charge-nano-usd", entry.charge.charge.nanos().to_string());
+            reply.header("x-tollgate-cost-nano-usd", entry.charge.cost.nanos().to_string());
+            reply.header("x-tollgate-gpu-nanos", entry.usage.gpu.nanos().to_string());
+            reply.json(200, &codec.whole(about, &relayed.text, &end)).await
+        }
         Delivery::Stream { include_usage } => {
             let mut closing = exchange.decorate(codec.closing(about, end.finish));
             if !include_usage {

@@ -5,8 +5,9 @@
 //!
 //! Invariant: this is the only crate that knows HTTP.
 
+mod accounts;
 mod admin;
-mod admin_token;
+mod alerts;
 mod call;
 mod catalog;
 mod config;
@@ -15,16 +16,19 @@ mod failure;
 mod fields;
 mod flow;
 mod gateway;
-mod keys;
+mod installation;
 mod listener;
 mod metrics;
+mod outside;
 mod relay;
 mod reply;
 mod server;
 mod text;
 
-pub use admin_token::AdminToken;
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
-pub use keys::{KeyRequest, KeyTable, Keys, KeysError, LimitsRequest};
+pub use installation::{
+    ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
+    UsagePage, UsageQuery, Verification,
+};
 pub use listener::{ListenError, Listener};
 pub use server::{GatewayError, InProcessWorker, run};

@@ -1,12 +1,13 @@
 //! From an admitted job to text on its way to the client.
 //!
 //! The answer comes from the cache or from a worker. While a worker runs, its lease is extended in
-//! time; when nothing more can be held, the worker is told to stop at that token. If the client
+//! time; when nothing more can be held, the worker is told to stop at that token, and when nobody can say
+//! whether more can be held, it waits there for a while. If the client
 //! leaves, the worker is told to stop too, and its last word, what was really used, is waited for.
 
 use std::time::Duration;
 
-use admission::{Outcome, Permit};
+use admission::{Extension, Outcome, Permit};
 use cache::{CacheKey, CachedAnswer, Leader, Lookup};
 use domain::{ErrorKind, FinishReason, Job, Scope, Usage};
 use routing::{Answer, Piece};
@@ -106,8 +107,12 @@ impl Gateway {
             give_up(&mut answer).await;
         }
         let used = answer.used();
-        permit.record(delivered(exchange, &relayed, used.usage), used.cost);
-        self.metrics().redone(used.redone.nanos());
+        permit.record(used.usage, used.cost);
+        permit.record_work(answer.work());
+        if nothing_delivered(exchange, &relayed) {
+            permit.waive();
+        }
+        self.metrics().redone(used.usage.times.recompute.nanos());
         let relayed = relayed?;
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, relayed.finish)
         {
@@ -124,8 +129,12 @@ impl Gateway {
         answer: &mut Answer,
     ) -> Result<Relayed, Failure> {
         let mut output = Output::begin(reply, exchange).await?;
+        let mut starving = None;
         loop {
-            let piece = next(reply, exchange, answer).await?;
+            let Some(piece) = next(reply, exchange, answer, starving).await? else {
+                starving = extend_lease(permit, answer, starving).await?;
+                continue;
+            };
             permit.record(answer.used().usage, answer.used().cost);
             match piece {
                 Piece::Tokens(ids) => {
@@ -135,7 +144,7 @@ impl Gateway {
                     if output.push(reply, &ids).await? {
                         answer.stop(FinishReason::Stop);
                     } else {
-                        extend_lease(permit, answer).await;
+                        starving = extend_lease(permit, answer, starving).await?;
                     }
                 }
                 Piece::Finished(finish) => return output.end(reply, finish).await,
@@ -144,29 +153,30 @@ impl Gateway {
     }
 }
 
-/// What the tenant pays for: a whole answer that failed on our side delivered nothing.
-fn delivered(exchange: &Exchange, relayed: &Result<Relayed, Failure>, usage: Usage) -> Usage {
+/// Whether there is nothing to pay for: a whole answer that failed on our side delivered nothing.
+fn nothing_delivered(exchange: &Exchange, relayed: &Result<Relayed, Failure>) -> bool {
     let ours = matches!(relayed, Err(failure) if failure.kind() != ErrorKind::ClientGone);
-    if ours && exchange.delivery == Delivery::Whole {
-        return Usage { prompt_tokens: usage.prompt_tokens, ..Usage::default() };
-    }
-    usage
+    ours && exchange.delivery == Delivery::Whole
 }
 
-/// The next piece, unless the client leaves or the deadline passes first.
+/// The next piece, unless the client leaves or the deadline passes first; `None` if a lease that is
+/// `starving` is to be asked for again.
 async fn next(
     reply: &mut Reply,
     exchange: &Exchange,
     answer: &mut Answer,
-) -> Result<Piece, Failure> {
+    starving: Option<Instant>,
+) -> Result<Option<Piece>, Failure> {
+    let ask_again = Instant::now() + ASK_AGAIN;
     let piece = answer.next();
     tokio::pin!(piece);
     loop {
         tokio::select! {
             biased;
-            piece = &mut piece => return Ok(piece?),
+            piece = &mut piece => return Ok(Some(piece?)),
             gone = reply.gone() => return Err(gone),
             () = tokio::time::sleep_until(exchange.deadline) => return Err(Failure::too_late()),
+            () = tokio::time::sleep_until(ask_again), if starving.is_some() => return Ok(None),
             () = tokio::time::sleep(PING_INTERVAL) => {
                 if exchange.delivery != Delivery::Whole {
                     reply.ping().await?;
@@ -176,16 +186,30 @@ async fn next(
     }
 }
 
-/// Pays for more tokens before the paid ones run out, or stops the worker at the last paid one.
-async fn extend_lease(permit: &Permit, answer: &mut Answer) {
+/// Pays for more tokens before the paid ones run out, or stops the worker at the last paid one. Where nobody
+/// can say whether there is more, the worker waits there: since when, if it does.
+async fn extend_lease(
+    permit: &Permit,
+    answer: &mut Answer,
+    starving: Option<Instant>,
+) -> Result<Option<Instant>, Failure> {
     if !permit.runs_short() {
-        return;
+        return Ok(None);
     }
-    match permit.extend().await {
-        Some(allowance) => answer.extend(allowance),
-        None if permit.is_used_up() => answer.stop(FinishReason::Budget),
-        None => {}
+    let extension = permit.extend().await;
+    if let Extension::Extended(allowance) = extension {
+        answer.extend(allowance);
+        return Ok(None);
     }
+    if !permit.is_used_up() {
+        return Ok(None);
+    }
+    if extension == Extension::Refused {
+        answer.stop(FinishReason::Budget);
+        return Ok(None);
+    }
+    let since = starving.unwrap_or_else(Instant::now);
+    if since.elapsed() >= LEASE_PATIENCE { Err(Failure::unpayable()) } else { Ok(Some(since)) }
 }
 
 /// Ends a sequence nobody reads, and waits for the worker's last word on what it used.
@@ -320,4 +344,8 @@ impl<'a> Output<'a> {
 
 /// Proxies close connections that are quiet for a minute or less.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a lease is asked for again whose quota nobody can tell.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How long a stream waits for that.
+const LEASE_PATIENCE: Duration = Duration::from_secs(15);
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,7 +12,8 @@ use pingora_http::ResponseHeader;
 use serde_json::Value;
 use std::time::Duration;
 
-use crate::failure::{Failure, appearance};
+use crate::failure::{Failure, RateShown, RateUnit, appearance};
+use admission::RateState;
 
 /// A request being replied to.
 pub(crate) struct Reply {
@@ -126,6 +127,24 @@ impl Reply {
         self.headers.push((name, value.into()));
     }
 
+    /// Adds the headers that tell how a rate stands, in the form of `OpenAI`'s API.
+    pub(crate) fn rate(&mut self, unit: RateUnit, state: &RateState) {
+        let names = match unit {
+            RateUnit::Requests => REQUEST_RATE_HEADERS,
+            RateUnit::Tokens => TOKEN_RATE_HEADERS,
+        };
+        let values =
+            [state.limit.to_string(), state.remaining.to_string(), short_time(state.reset_in)];
+        for (name, value) in names.into_iter().zip(values) {
+            self.header(name, value);
+        }
+    }
+
+    /// One header of the request, if it is there once and is text.
+    pub(crate) fn request_header(&self, name: &str) -> Option<&str> {
+        self.session.get_header(name)?.to_str().ok()
+    }
+
     /// Sends a whole JSON reply.
     pub(crate) async fn json(&mut self, status: u16, value: &Value) -> Result<(), Failure> {
         let body = Bytes::from(value.to_string());
@@ -196,6 +215,9 @@ impl Reply {
             self.header("retry-after", millis.div_ceil(1000).to_string());
             self.header("retry-after-ms", millis.to_string());
         }
+        if let Some(RateShown { unit, state }) = failure.rate() {
+            self.rate(*unit, state);
+        }
         if failure.retry_is_useless() {
             self.header("x-should-retry", "false");
         }
@@ -236,6 +258,16 @@ impl Reply {
     }
 }
 
+/// A time as `OpenAI`'s headers write it: `17ms`, `1.5s`, `6m0s`.
+fn short_time(time: Duration) -> String {
+    let millis = time.as_millis();
+    match (millis / 60_000, millis % 60_000) {
+        (0, millis @ 0..1000) => format!("{millis}ms"),
+        (0, millis) => format!("{}s", millis as f64 / 1e3),
+        (minutes, millis) => format!("{minutes}m{}s", millis / 1000),
+    }
+}
+
 fn set(head: &mut ResponseHeader, name: &'static str, value: &str) -> Result<(), Failure> {
     head.insert_header(name, value).map_err(Failure::internal)
 }
@@ -249,7 +281,24 @@ fn body_not_read(error: &pingora_core::ErrorType) -> Failure {
     }
 }
 
+const REQUEST_RATE_HEADERS: [&str; 3] =
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+const TOKEN_RATE_HEADERS: [&str; 3] =
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
 /// A client that sends nothing for so long is not coming back.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_clients_of_openai_read_them() {
+        let written = |millis| short_time(Duration::from_millis(millis));
+        assert_eq!(written(17), "17ms");
+        assert_eq!(written(1_500), "1.5s");
+        assert_eq!(written(360_999), "6m0s");
+    }
+}

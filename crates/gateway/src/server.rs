@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::bearer::{BearerTokens, KeySetError};
+use admission::tenancy::Registry;
 use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
@@ -12,19 +14,21 @@ use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use proto::{ConnectError, GrpcWorker, Worker};
 use routing::{Router, RouterSettings};
+use store::Stores;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admin::{self, Admin};
-use crate::admin_token::AdminToken;
+use crate::accounts::Accounts;
+use crate::admin::{self, AdminApi};
+use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{GatewaySettings, TlsSettings};
 use crate::flow::App;
 use crate::gateway::{Gateway, Parts};
-use crate::keys::Keys;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::outside::Outside;
 
 /// A worker in this process.
 pub struct InProcessWorker {
@@ -43,6 +47,9 @@ pub enum GatewayError {
     /// A worker's address cannot be used.
     #[error("reach workers")]
     Worker(#[from] ConnectError),
+    /// The keys of an identity provider cannot be used.
+    #[error("use key set")]
+    Keys(#[from] KeySetError),
     /// A file cannot be used.
     #[error("read {path}")]
     File {
@@ -81,46 +88,54 @@ pub async fn run(
 ) -> Result<(), GatewayError> {
     let [listener, admin_listener] = listeners;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let stores = store::open(&settings.store, Arc::clone(&clock)).await?;
+    let stores = Arc::new(store::open(&settings.store, Arc::clone(&clock)).await?);
+    let outside = Outside::new()?;
+    let tokens = Arc::new(BearerTokens::new(settings.issuers.clone(), Arc::clone(&clock))?);
+    tokens.refresh(&outside).await;
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
-    let directory = Arc::new(directory);
+    let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
     let router = router(&settings, in_process)?;
-    let ledger = Arc::clone(&stores.ledger);
-    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache));
+    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache.clone()));
     let parts = AdmissionParts {
+        gateway: stores.gateway,
         directory: Arc::clone(&directory),
-        quota: stores.quota,
+        quota: Arc::clone(&stores.quota) as _,
         ledger: Arc::clone(&stores.ledger) as _,
         clock: Arc::clone(&clock),
     };
     let prices = settings.prices.clone();
     let gateway = Arc::new(Gateway::new(Parts {
         admission: Admission::new(parts),
-        catalog: Catalog::new(Arc::clone(&router), prices, settings.gpu_time_markup_percent),
+        catalog: Catalog::new(
+            Arc::clone(&router),
+            Arc::clone(&directory),
+            prices,
+            settings.gpu_time_markup_percent,
+        ),
         router: Arc::clone(&router),
         cache,
         metrics: Metrics::new()?,
-        clock,
+        clock: Arc::clone(&clock),
         settings: settings.flow,
     }));
 
-    let keys = Keys::new(stores.tenants, stores.pepper.clone());
-    let token = AdminToken::new(&settings.store.data, stores.pepper);
-    let admin = Admin { gateway: Arc::clone(&gateway), keys, token };
+    let tenants = Arc::clone(&stores.tenants);
+    let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
+    let database = stores.database.clone();
+    let admin = AdminApi::new(Arc::clone(&gateway), registry, database, Arc::clone(&clock));
     let (stopping, stopped) = watch::channel(false);
-    let mut background = router.follow();
-    background.push(spawn({
-        let directory = Arc::clone(&directory);
-        async move { directory.follow().await }
-    }));
-    background.push(spawn({
-        let gateway = Arc::clone(&gateway);
-        async move { gateway.catalog().follow().await }
-    }));
-    background.push(spawn({
-        let ledger = Arc::clone(&ledger);
-        async move { ledger.run().await }
-    }));
+    let accounts =
+        Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) };
+    let accounts = Arc::new(accounts);
+    let beside = Beside {
+        directory,
+        stores: Arc::clone(&stores),
+        tokens,
+        outside,
+        accounts: Arc::clone(&accounts),
+        clock,
+    };
+    let mut background = beside.start(&gateway);
     background.push(serve_admin(admin_listener, admin)?);
     let serving = serve(listener, &settings, &gateway, stopped)?;
 
@@ -136,9 +151,43 @@ pub async fn run(
     drain(&gateway, settings.drain_timeout).await;
     drop(serving);
     gateway.admission().close().await;
-    ledger.flush().await?;
+    accounts.keep().await;
+    stores.ledger.flush().await?;
+    stores.quota.give_back().await;
     drop(background);
     Ok(())
+}
+
+/// What goes on beside the answering of requests.
+struct Beside {
+    directory: Arc<Directory>,
+    stores: Arc<Stores>,
+    tokens: Arc<BearerTokens>,
+    outside: Outside,
+    accounts: Arc<Accounts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Beside {
+    /// Starts everything; each goes on until it is dropped.
+    fn start(self, gateway: &Arc<Gateway>) -> Vec<AbortOnDropHandle<()>> {
+        let Self { directory, stores, tokens, outside, accounts, clock } = self;
+        let alerts = Alerts {
+            directory: Arc::clone(&directory),
+            database: stores.database.clone(),
+            outside: outside.clone(),
+            clock,
+        };
+        let catalog = Arc::clone(gateway);
+        let mut background = gateway.router().follow();
+        background.push(spawn(async move { directory.follow().await }));
+        background.push(spawn(async move { catalog.catalog().follow().await }));
+        background.push(spawn(async move { stores.run().await }));
+        background.push(spawn(async move { tokens.follow(&outside).await }));
+        background.push(spawn(async move { alerts.run().await }));
+        background.push(spawn(async move { accounts.run().await }));
+        background
+    }
 }
 
 fn router(
@@ -162,7 +211,7 @@ fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-fn serve_admin(listener: Listener, admin: Admin) -> Result<AbortOnDropHandle<()>, GatewayError> {
+fn serve_admin(listener: Listener, admin: AdminApi) -> Result<AbortOnDropHandle<()>, GatewayError> {
     let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
     Ok(spawn(async move {
         // axum's accept loop does not end by itself.

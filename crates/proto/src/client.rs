@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{ModelDigest, ModelFiles, Secret};
+use domain::{ModelDigest, ModelFiles, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
@@ -89,12 +89,20 @@ impl Worker for GrpcWorker {
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let states = self.client.clone().watch(wire::WatchRequest {}).await?.into_inner();
-        let known = states.take_while(|state| std::future::ready(state.is_ok()));
-        Ok(known.filter_map(|state| async { state.ok().map(WorkerState::from) }).boxed())
+        let known = states.map(|state| WorkerState::try_from(state?)).map(|state| {
+            state.inspect_err(|error| tracing::debug!(error = %error, "worker's state ended"))
+        });
+        let known = known.take_while(|state| std::future::ready(state.is_ok()));
+        Ok(known.filter_map(|state| std::future::ready(state.ok())).boxed())
     }
 
     async fn drain(&self) -> Result<(), WorkerError> {
         self.client.clone().drain(wire::DrainRequest {}).await?;
+        Ok(())
+    }
+
+    async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
+        self.client.clone().set_price(wire::SetPriceRequest::from(rent)).await?;
         Ok(())
     }
 
@@ -106,10 +114,10 @@ impl Worker for GrpcWorker {
 
 /// One call, as a stream of events that passes wishes on while it waits.
 struct Call {
-    responses: Streaming<wire::GenerateResponse>,
     wishes: Wishes,
     requests: Option<mpsc::Sender<wire::GenerateRequest>>,
-    ended: bool,
+    /// `None` after the last event.
+    responses: Option<Streaming<wire::GenerateResponse>>,
 }
 
 fn events(
@@ -117,7 +125,7 @@ fn events(
     wishes: Wishes,
     requests: mpsc::Sender<wire::GenerateRequest>,
 ) -> impl Stream<Item = Event> + Send {
-    let call = Call { responses, wishes, requests: Some(requests), ended: false };
+    let call = Call { wishes, requests: Some(requests), responses: Some(responses) };
     stream::unfold(call, |mut call| async move {
         let event = call.next().await?;
         Some((event, call))
@@ -127,44 +135,60 @@ fn events(
 impl Call {
     /// The next event. Exactly one last event ends the call, whatever the connection does.
     async fn next(&mut self) -> Option<Event> {
-        if self.ended {
-            return None;
+        let event = self.receive().await?;
+        if !matches!(event, Event::Tokens { .. }) {
+            self.end();
         }
-        let event = self.receive().await;
-        self.ended = !matches!(event, Event::Tokens { .. });
         Some(event)
     }
 
-    async fn receive(&mut self) -> Event {
+    async fn receive(&mut self) -> Option<Event> {
+        let Self { wishes, requests, responses } = self;
+        let responses = responses.as_mut()?;
         loop {
             tokio::select! {
                 biased;
-                wish = self.wishes.next(), if self.requests.is_some() => self.pass_on(wish).await,
-                response = self.responses.message() => return match response {
-                    Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::Failed),
-                    Ok(None) => Event::Failed(WorkerError::Unreachable("the stream ended early".to_owned())),
-                    Err(status) => Event::Failed(status.into()),
-                },
+                wish = wishes.next(), if requests.is_some() => pass_on(wish, requests).await,
+                response = responses.message() => return Some(match response {
+                    Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::lost),
+                    Ok(None) => Event::lost(WorkerError::Unreachable("the stream ended early".to_owned())),
+                    Err(status) => Event::lost(status.into()),
+                }),
             }
         }
     }
 
-    async fn pass_on(&mut self, wish: Option<(u32, Option<domain::FinishReason>)>) {
-        use wire::generate_request::Kind;
-        let kind = match wish {
-            None => {
-                self.requests = None;
-                return;
-            }
-            Some((_, Some(reason))) => {
-                Kind::Stop(wire::Stop { reason: wire::FinishReason::from(reason).into() })
-            }
-            Some((allowance, None)) => Kind::Extend(wire::Extend { allowance }),
-        };
-        if let Some(requests) = &self.requests {
-            // A closed call shows in its responses; here there is nothing left to tell it.
-            let _ = requests.send(wire::GenerateRequest { kind: Some(kind) }).await;
+    /// Says that nothing more comes, and lets the worker say the same.
+    ///
+    /// A call dropped before that is reset. HTTP/2 forgets streams that were reset, takes what still arrives
+    /// for them for mistakes of the other side, and gives a connection up after a thousand of those.
+    fn end(&mut self) {
+        self.requests = None;
+        if let Some(mut responses) = self.responses.take() {
+            // Nobody waits for it: it is bounded, and changes nothing but the connection's books.
+            tokio::spawn(async move { tokio::time::timeout(END_LIMIT, responses.message()).await });
         }
+    }
+}
+
+async fn pass_on(
+    wish: Option<(u32, Option<domain::FinishReason>)>,
+    requests: &mut Option<mpsc::Sender<wire::GenerateRequest>>,
+) {
+    use wire::generate_request::Kind;
+    let kind = match wish {
+        None => {
+            *requests = None;
+            return;
+        }
+        Some((_, Some(reason))) => {
+            Kind::Stop(wire::Stop { reason: wire::FinishReason::from(reason).into() })
+        }
+        Some((allowance, None)) => Kind::Extend(wire::Extend { allowance }),
+    };
+    if let Some(requests) = requests {
+        // A closed call shows in its responses; here there is nothing left to tell it.
+        let _ = requests.send(wire::GenerateRequest { kind: Some(kind) }).await;
     }
 }
 
@@ -204,6 +228,8 @@ fn tuned(endpoint: Endpoint) -> Endpoint {
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// A wish is sent only after the one before it was taken.
 const WISHES_IN_FLIGHT: usize = 1;
+/// How long the end of a call that is over is waited for.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(1);
 const PIPE_BYTES: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that vanished without a word is noticed after these two together.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    ErrorKind, FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd, RequestId,
-    Sampling, Usage,
+    Accounts, Capacity, ErrorKind, FinishReason, GpuTime, IncarnationId, ModelDigest, ModelFiles,
+    ModelInfo, NanoUsd, Rent, RequestId, Sampling, Usage,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -27,6 +27,9 @@ pub trait Worker: Send + Sync {
 
     /// From now on new sequences are refused with [`WorkerError::Draining`]; accepted ones go on.
     async fn drain(&self) -> Result<(), WorkerError>;
+
+    /// From now on it costs this much, and tells its watchers at once.
+    async fn set_price(&self, rent: Rent) -> Result<(), WorkerError>;
 
     /// The tokenizer and template of a model it serves.
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError>;
@@ -63,7 +66,7 @@ pub enum Event {
         first: u32,
         /// The new tokens.
         ids: Vec<u32>,
-        /// Time attributed to the sequence since the last event.
+        /// Billable time attributed to the sequence since the last event.
         gpu: GpuTime,
     },
     /// The end, as wished for. Nothing follows.
@@ -74,7 +77,19 @@ pub enum Event {
         usage: Usage,
     },
     /// The end, by a failure of this sequence or of the worker. Nothing follows.
-    Failed(WorkerError),
+    Failed {
+        /// What went wrong.
+        error: WorkerError,
+        /// All it used on this worker; `None` if the worker can no longer say.
+        usage: Option<Usage>,
+    },
+}
+
+impl Event {
+    /// The end of a sequence whose worker can no longer say what it used.
+    pub fn lost(error: WorkerError) -> Self {
+        Self::Failed { error, usage: None }
+    }
 }
 
 /// What the gateway wishes of a running sequence.
@@ -162,8 +177,10 @@ impl Generation {
 }
 
 /// What a worker pushes about itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerState {
+    /// This life of its process; `accounts` began at zero with it.
+    pub incarnation: IncarnationId,
     /// Models it serves.
     pub models: Vec<ModelInfo>,
     /// KV blocks free for new sequences.
@@ -178,21 +195,31 @@ pub struct WorkerState {
     pub draining: bool,
     /// What an hour of it costs.
     pub price_per_hour: NanoUsd,
+    /// On what terms its machine is rented.
+    pub capacity: Capacity,
     /// Where its time went.
     pub accounts: Accounts,
+    /// How far its work model's prediction of a step's time is off on average, in millionths of that time.
+    pub attribution_error_ppm: u32,
 }
 
-/// Where a worker's time went since it started. Always `requests + idle + overhead = wall`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accounts {
-    /// Attributed to sequences.
-    pub requests: GpuTime,
-    /// Nothing to do.
-    pub idle: GpuTime,
-    /// Spent on the engine's own book-keeping.
-    pub overhead: GpuTime,
-    /// Time in all.
-    pub wall: GpuTime,
+impl Default for WorkerState {
+    /// An idle worker without models that costs nothing; its incarnation is nobody's.
+    fn default() -> Self {
+        Self {
+            incarnation: IncarnationId::from_u128(0),
+            models: Vec::new(),
+            free_blocks: 0,
+            total_blocks: 0,
+            running: 0,
+            waiting: 0,
+            draining: false,
+            price_per_hour: NanoUsd::ZERO,
+            capacity: Capacity::default(),
+            accounts: Accounts::default(),
+            attribution_error_ppm: 0,
+        }
+    }
 }
 
 /// Why a worker did not do what it was asked.

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use domain::{
-    FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Sampling, Times,
-    Usage,
+    Accounts, Capacity, FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, ModelName,
+    NanoUsd, Rent, Sampling, Times, Usage,
 };
 use tonic::{Code, Status};
 
-use crate::contract::{Accounts, Event, Start, WorkerError, WorkerState};
+use crate::contract::{Event, Start, WorkerError, WorkerState};
 use crate::wire;
 
 impl From<Start> for wire::Start {
@@ -141,7 +141,10 @@ impl From<Event> for wire::GenerateResponse {
                 reason: wire::FinishReason::from(reason).into(),
                 usage: Some(usage.into()),
             }),
-            Event::Failed(error) => Kind::Failed(wire::Failed { message: error.to_string() }),
+            Event::Failed { error, usage } => Kind::Failed(wire::Failed {
+                message: error.to_string(),
+                usage: usage.map(Into::into),
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -162,7 +165,10 @@ impl TryFrom<wire::GenerateResponse> for Event {
                 reason: finish_reason(finished.reason)?,
                 usage: finished.usage.ok_or_else(|| invalid("finished.usage is missing"))?.into(),
             }),
-            Kind::Failed(failed) => Ok(Self::Failed(WorkerError::Failed(failed.message))),
+            Kind::Failed(failed) => Ok(Self::Failed {
+                error: WorkerError::Failed(failed.message),
+                usage: failed.usage.map(Into::into),
+            }),
         }
     }
 }
@@ -215,6 +221,7 @@ impl From<wire::Times> for Times {
 impl From<WorkerState> for wire::WorkerState {
     fn from(state: WorkerState) -> Self {
         let WorkerState {
+            incarnation,
             models,
             free_blocks,
             total_blocks,
@@ -222,9 +229,12 @@ impl From<WorkerState> for wire::WorkerState {
             waiting,
             draining,
             price_per_hour,
+            capacity,
             accounts,
+            attribution_error_ppm,
         } = state;
         Self {
+            incarnation: incarnation.to_string(),
             models: models.into_iter().map(Into::into).collect(),
             free_blocks,
             total_blocks,
@@ -232,20 +242,19 @@ impl From<WorkerState> for wire::WorkerState {
             waiting,
             draining,
             price_per_hour_nanos: price_per_hour.nanos(),
-            accounts: Some(wire::Accounts {
-                requests_nanos: accounts.requests.nanos(),
-                idle_nanos: accounts.idle.nanos(),
-                overhead_nanos: accounts.overhead.nanos(),
-                wall_nanos: accounts.wall.nanos(),
-            }),
+            capacity: wire::Capacity::from(capacity).into(),
+            accounts: Some(accounts.into()),
+            attribution_error_ppm,
         }
     }
 }
 
-impl From<wire::WorkerState> for WorkerState {
-    fn from(state: wire::WorkerState) -> Self {
-        let accounts = state.accounts.unwrap_or_default();
-        Self {
+impl TryFrom<wire::WorkerState> for WorkerState {
+    type Error = WorkerError;
+
+    fn try_from(state: wire::WorkerState) -> Result<Self, WorkerError> {
+        Ok(Self {
+            incarnation: state.incarnation.parse().map_err(|error| invalid(&format!("{error}")))?,
             models: state.models.into_iter().map(Into::into).collect(),
             free_blocks: state.free_blocks,
             total_blocks: state.total_blocks,
@@ -253,13 +262,77 @@ impl From<wire::WorkerState> for WorkerState {
             waiting: state.waiting,
             draining: state.draining,
             price_per_hour: NanoUsd::from_nanos(state.price_per_hour_nanos),
-            accounts: Accounts {
-                requests: GpuTime::from_nanos(accounts.requests_nanos),
-                idle: GpuTime::from_nanos(accounts.idle_nanos),
-                overhead: GpuTime::from_nanos(accounts.overhead_nanos),
-                wall: GpuTime::from_nanos(accounts.wall_nanos),
-            },
+            capacity: capacity(state.capacity)?,
+            accounts: state.accounts.unwrap_or_default().into(),
+            attribution_error_ppm: state.attribution_error_ppm,
+        })
+    }
+}
+
+impl From<Accounts> for wire::Accounts {
+    fn from(accounts: Accounts) -> Self {
+        let Accounts { requests, idle, overhead, preemption, migration, abandoned, wall } =
+            accounts;
+        Self {
+            requests_nanos: requests.nanos(),
+            idle_nanos: idle.nanos(),
+            overhead_nanos: overhead.nanos(),
+            wall_nanos: wall.nanos(),
+            preemption_nanos: preemption.nanos(),
+            migration_nanos: migration.nanos(),
+            abandoned_nanos: abandoned.nanos(),
         }
+    }
+}
+
+impl From<wire::Accounts> for Accounts {
+    fn from(accounts: wire::Accounts) -> Self {
+        Self {
+            requests: GpuTime::from_nanos(accounts.requests_nanos),
+            idle: GpuTime::from_nanos(accounts.idle_nanos),
+            overhead: GpuTime::from_nanos(accounts.overhead_nanos),
+            preemption: GpuTime::from_nanos(accounts.preemption_nanos),
+            migration: GpuTime::from_nanos(accounts.migration_nanos),
+            abandoned: GpuTime::from_nanos(accounts.abandoned_nanos),
+            wall: GpuTime::from_nanos(accounts.wall_nanos),
+        }
+    }
+}
+
+impl From<Capacity> for wire::Capacity {
+    fn from(capacity: Capacity) -> Self {
+        match capacity {
+            Capacity::OnDemand => Self::OnDemand,
+            Capacity::Spot => Self::Spot,
+        }
+    }
+}
+
+/// Terms from the wire, which may be some we do not know.
+fn capacity(number: i32) -> Result<Capacity, WorkerError> {
+    match wire::Capacity::try_from(number) {
+        Ok(wire::Capacity::OnDemand) => Ok(Capacity::OnDemand),
+        Ok(wire::Capacity::Spot) => Ok(Capacity::Spot),
+        Ok(wire::Capacity::Unspecified) | Err(_) => Err(invalid("unknown capacity")),
+    }
+}
+
+impl From<Rent> for wire::SetPriceRequest {
+    fn from(rent: Rent) -> Self {
+        Self {
+            price_per_hour_nanos: rent.per_hour().nanos(),
+            capacity: wire::Capacity::from(rent.capacity()).into(),
+        }
+    }
+}
+
+impl TryFrom<wire::SetPriceRequest> for Rent {
+    type Error = WorkerError;
+
+    fn try_from(request: wire::SetPriceRequest) -> Result<Self, WorkerError> {
+        let per_hour = NanoUsd::from_nanos(request.price_per_hour_nanos);
+        Self::new(per_hour, capacity(request.capacity)?)
+            .ok_or_else(|| invalid("the price is negative"))
     }
 }
 
@@ -354,3 +427,55 @@ fn invalid(reason: &str) -> WorkerError {
 const RETRY_IN: &str = "retry-in-ms";
 const DRAINING: &str = "draining";
 const DEFAULT_RETRY_IN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reads_back_as_it_was_sent() {
+        let nanos = GpuTime::from_nanos;
+        let state = WorkerState {
+            incarnation: domain::IncarnationId::generate(),
+            price_per_hour: NanoUsd::from_dollars(3),
+            capacity: Capacity::Spot,
+            accounts: Accounts {
+                requests: nanos(1),
+                idle: nanos(2),
+                overhead: nanos(3),
+                preemption: nanos(4),
+                migration: nanos(5),
+                abandoned: nanos(6),
+                wall: nanos(21),
+            },
+            attribution_error_ppm: 41_000,
+            running: 7,
+            ..WorkerState::default()
+        };
+
+        let read = WorkerState::try_from(wire::WorkerState::from(state.clone()));
+
+        assert_eq!(read, Ok(state));
+    }
+
+    #[test]
+    fn what_no_worker_would_say_is_refused() {
+        let said = wire::WorkerState::from(WorkerState::default());
+        let nameless = wire::WorkerState { incarnation: String::new(), ..said.clone() };
+        let homeless = wire::WorkerState { capacity: 0, ..said };
+        for state in [nameless, homeless] {
+            let refused = WorkerState::try_from(state);
+            assert!(matches!(refused, Err(WorkerError::Invalid(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_price_below_nothing_is_refused() {
+        let spot = wire::Capacity::Spot.into();
+        let asked =
+            |price_per_hour_nanos| wire::SetPriceRequest { price_per_hour_nanos, capacity: spot };
+
+        assert!(Rent::try_from(asked(0)).is_ok());
+        assert!(Rent::try_from(asked(-1)).is_err());
+    }
+}

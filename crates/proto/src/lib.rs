@@ -20,8 +20,7 @@ mod wire {
 
 pub use client::{ConnectError, GrpcWorker};
 pub use contract::{
-    Accounts, Control, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError,
-    WorkerState,
+    Control, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

@@ -2,15 +2,20 @@
 //! be tested and measured without one.
 //!
 //! Its output is a pure function of prompt and position, like a real model's: continuing a sequence
-//! elsewhere gives the same tokens. It passes the conformance suite of the contract.
+//! elsewhere gives the same tokens. Every token takes [`TOKEN_TIME`] on its accounts, and so does catching
+//! up with tokens of another worker, whatever the clock says. It passes the conformance suite of the
+//! contract.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, NanoUsd, Times, Usage};
+use domain::{
+    Accounts, Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, ModelFiles, ModelInfo,
+    NanoUsd, Rent, Times, Usage,
+};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
@@ -20,6 +25,7 @@ use crate::contract::{
 
 /// A worker that follows a script.
 pub struct ScriptedWorker {
+    incarnation: IncarnationId,
     model: ModelInfo,
     files: ModelFiles,
     /// Time between tokens.
@@ -29,22 +35,39 @@ pub struct ScriptedWorker {
     load: Arc<Load>,
 }
 
-/// How many sequences run, and whether more may; told to watchers.
+/// What changes while it works; told to watchers.
 struct Load {
     running: AtomicU32,
     draining: AtomicBool,
+    books: Mutex<Books>,
     changed: watch::Sender<()>,
+}
+
+/// What it costs and where its time went.
+#[derive(Clone, Copy)]
+struct Books {
+    rent: Rent,
+    accounts: Accounts,
+}
+
+impl Load {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ScriptedWorker {
     /// A worker that serves `model`, `capacity` sequences at a time, without pause between tokens.
     pub fn new(model: ModelInfo, files: ModelFiles, capacity: u32) -> Self {
+        let rent = Rent::new(NanoUsd::from_dollars(1), Capacity::OnDemand).unwrap_or_default();
         let load = Load {
             running: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            books: Mutex::new(Books { rent, accounts: Accounts::default() }),
             changed: watch::Sender::new(()),
         };
         Self {
+            incarnation: IncarnationId::generate(),
             model,
             files,
             pace: Duration::ZERO,
@@ -96,6 +119,8 @@ impl Worker for ScriptedWorker {
         let fail_after = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let produced = u32::try_from(start.generated.len()).unwrap_or(u32::MAX);
         let tokens = (0..start.max_output).map(|at| self.token(&start.prompt, at)).collect();
+        let recompute = if produced == 0 { GpuTime::ZERO } else { TOKEN_TIME };
+        seat.catch_up(recompute);
         let script = Script {
             tokens,
             produced,
@@ -106,24 +131,29 @@ impl Worker for ScriptedWorker {
             fail_after: fail_after.unwrap_or(u32::MAX),
             stop: None,
             ended: false,
-            _seat: seat,
+            times: Times { recompute, ..Times::default() },
+            seat,
         };
         Ok(Generation::new(start.allowance, |wishes| script.play(wishes)))
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let changes = tokio_stream::wrappers::WatchStream::new(self.load.changed.subscribe());
-        let (load, model, total_blocks) =
-            (Arc::clone(&self.load), self.model.clone(), self.capacity);
+        let (load, model) = (Arc::clone(&self.load), self.model.clone());
+        let (incarnation, total_blocks) = (self.incarnation, self.capacity);
         let states = changes.map(move |()| {
             let running = load.running.load(Ordering::SeqCst);
+            let Books { rent, accounts } = *load.books();
             WorkerState {
+                incarnation,
                 models: vec![model.clone()],
                 free_blocks: total_blocks.saturating_sub(running),
                 total_blocks,
                 running,
                 draining: load.draining.load(Ordering::SeqCst),
-                price_per_hour: NanoUsd::from_dollars(1),
+                price_per_hour: rent.per_hour(),
+                capacity: rent.capacity(),
+                accounts,
                 ..WorkerState::default()
             }
         });
@@ -136,6 +166,12 @@ impl Worker for ScriptedWorker {
         Ok(())
     }
 
+    async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
+        self.load.books().rent = rent;
+        self.load.changed.send_replace(());
+        Ok(())
+    }
+
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
         if *model != self.model.digest {
             return Err(WorkerError::ModelNotFound(model.clone()));
@@ -144,7 +180,7 @@ impl Worker for ScriptedWorker {
     }
 }
 
-/// One place among the sequences that run; dropping it frees the place.
+/// One place among the sequences that run, and its books. Dropping it frees the place.
 struct Seat(Arc<Load>);
 
 impl Seat {
@@ -156,6 +192,27 @@ impl Seat {
         load.changed.send_replace(());
         Some(Self(Arc::clone(load)))
     }
+
+    /// Books time on tokens that another worker produced.
+    fn catch_up(&self, time: GpuTime) {
+        let accounts = &mut self.0.books().accounts;
+        accounts.migration += time;
+        accounts.wall += time;
+    }
+
+    /// Books time on tokens of its own.
+    fn work(&self, time: GpuTime) {
+        let accounts = &mut self.0.books().accounts;
+        accounts.requests += time;
+        accounts.wall += time;
+    }
+
+    /// Nobody will read what it used.
+    fn abandon(&self, time: GpuTime) {
+        let accounts = &mut self.0.books().accounts;
+        accounts.requests = accounts.requests - time;
+        accounts.abandoned += time;
+    }
 }
 
 impl Drop for Seat {
@@ -165,7 +222,7 @@ impl Drop for Seat {
     }
 }
 
-/// One sequence being played.
+/// One sequence being played. Dropping it before its end was read abandons its time.
 struct Script {
     tokens: Vec<u32>,
     produced: u32,
@@ -176,7 +233,8 @@ struct Script {
     fail_after: u32,
     stop: Option<FinishReason>,
     ended: bool,
-    _seat: Seat,
+    times: Times,
+    seat: Seat,
 }
 
 impl Script {
@@ -227,21 +285,38 @@ impl Script {
             return Event::Finished { reason, usage: self.usage() };
         }
         if self.produced - self.first >= self.fail_after {
-            return Event::Failed(WorkerError::Unreachable("scripted break".to_owned()));
+            // A worker that vanishes tells nobody what it did.
+            self.seat.abandon(self.gpu());
+            return Event::lost(WorkerError::Unreachable("scripted break".to_owned()));
         }
         let first = self.produced;
         self.produced += 1;
+        self.seat.work(TOKEN_TIME);
+        // The first token comes out of the prompt's own step.
+        let time = if first == 0 { &mut self.times.prefill } else { &mut self.times.decode };
+        *time += TOKEN_TIME;
         Event::Tokens { first, ids: vec![self.tokens[first as usize]], gpu: TOKEN_TIME }
     }
 
+    fn gpu(&self) -> GpuTime {
+        self.times.prefill + self.times.decode
+    }
+
     fn usage(&self) -> Usage {
-        let here = u64::from(self.produced - self.first);
         Usage {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: 0,
             completion_tokens: self.produced,
-            gpu: GpuTime::from_nanos(here * TOKEN_TIME.nanos()),
-            times: Times::default(),
+            gpu: self.gpu(),
+            times: self.times,
+        }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.seat.abandon(self.gpu());
         }
     }
 }

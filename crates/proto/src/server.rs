@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{ModelDigest, Secret};
+use domain::{ModelDigest, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use subtle::ConstantTimeEq;
 use tokio::io::DuplexStream;
@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::client::MAX_MESSAGE_BYTES;
+use crate::client::{END_LIMIT, MAX_MESSAGE_BYTES};
 use crate::contract::{Control, Event, Generation, Start, Worker};
 use crate::convert::finish_reason;
 use crate::wire;
@@ -117,7 +117,10 @@ impl wire::worker_server::Worker for Service {
         let control = generation.control();
         let call = Call { generation, control, requests: Some(requests) };
         let responses = stream::unfold(call, |mut call| async move {
-            let event = call.next().await?;
+            let Some(event) = call.next().await else {
+                call.end().await;
+                return None;
+            };
             Some((Ok(event.into()), call))
         });
         Ok(Response::new(responses.boxed()))
@@ -137,6 +140,14 @@ impl wire::worker_server::Worker for Service {
     ) -> Result<Response<wire::DrainResponse>, Status> {
         self.worker.drain().await?;
         Ok(Response::new(wire::DrainResponse {}))
+    }
+
+    async fn set_price(
+        &self,
+        request: Request<wire::SetPriceRequest>,
+    ) -> Result<Response<wire::SetPriceResponse>, Status> {
+        self.worker.set_price(Rent::try_from(request.into_inner())?).await?;
+        Ok(Response::new(wire::SetPriceResponse {}))
     }
 
     async fn model_files(
@@ -175,6 +186,16 @@ impl Call {
                 },
             }
         }
+    }
+
+    /// Waits until the caller, who has the last event by now, has said that it says no more.
+    ///
+    /// A call that ends before that is reset, which HTTP/2 bears only so often; see the caller's side.
+    async fn end(&mut self) {
+        let Some(requests) = &mut self.requests else { return };
+        let said_all = async { while let Ok(Some(_)) = requests.message().await {} };
+        // A caller that does not say so loses the connection sooner or later, and nothing else.
+        let _ = tokio::time::timeout(END_LIMIT, said_all).await;
     }
 
     fn apply(&self, request: &wire::GenerateRequest) {

@@ -2,12 +2,13 @@
 //!
 //! An [`Answer`] keeps the log of tokens it has delivered. When its worker fails in passing, it
 //! asks the router for another one and goes on from the log; a reader sees no gap and no repeat.
-//! Time that another worker spends on what was already computed once is not the tenant's: it is
-//! kept apart as [`Used::redone`].
+//! Time that another worker spends on what was already computed once is not the tenant's: workers
+//! tell it beside what is billable, as `usage.times.recompute`. A worker's last word on what it used is
+//! exact; of one that vanished without it, what its tokens said is all that is known.
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Usage};
+use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
 use proto::{Control, Event, Start, WorkerError};
 
 use crate::error::RouteError;
@@ -21,8 +22,10 @@ pub struct Answer {
     placed: Placed,
     attempts: u32,
     used: Used,
-    /// The next event pays for computing again what the log already has.
-    catching_up: bool,
+    /// What workers before this one did, and what they spent on it.
+    before: (Vec<Work>, Spent),
+    /// What this worker has spent so far.
+    here: Spent,
 }
 
 /// What an answer has used so far.
@@ -32,8 +35,17 @@ pub struct Used {
     pub usage: Usage,
     /// What that cost us.
     pub cost: NanoUsd,
-    /// Time spent on computing something again, on another worker.
-    pub redone: GpuTime,
+}
+
+/// What workers spent on an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    /// Billable.
+    gpu: GpuTime,
+    times: Times,
+    cost: NanoUsd,
+    /// The worker said that this is all.
+    complete: bool,
 }
 
 /// What comes next.
@@ -64,12 +76,20 @@ impl Answer {
         let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
         let used = Used { usage, ..Used::default() };
         let model = job.model().clone();
-        Ok(Self { router, model, start, placed, attempts: 1, used, catching_up: false })
+        let (before, here) = Default::default();
+        Ok(Self { router, model, start, placed, attempts: 1, used, before, here })
     }
 
     /// What was used so far.
     pub const fn used(&self) -> Used {
         self.used
+    }
+
+    /// What each worker did, in turn.
+    pub fn work(&self) -> Vec<Work> {
+        let mut work = self.before.0.clone();
+        work.push(self.work_here());
+        work
     }
 
     /// The worker that runs it now.
@@ -100,7 +120,12 @@ impl Answer {
                     Err(failure) => failure,
                 },
                 Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
-                Some(Event::Failed(failure)) => failure,
+                Some(Event::Failed { error, usage }) => {
+                    if let Some(usage) = usage {
+                        self.hear_last_word(&usage);
+                    }
+                    error
+                }
                 None => WorkerError::Unreachable("the stream ended early".to_owned()),
             };
             if self.start.generated.len() >= self.start.max_output as usize {
@@ -136,22 +161,50 @@ impl Answer {
         Piece::Tokens(ids)
     }
 
+    /// Books the time that new tokens took.
     fn book(&mut self, gpu: GpuTime) {
-        if std::mem::take(&mut self.catching_up) {
-            self.used.redone += gpu;
-        } else {
-            self.used.usage.gpu += gpu;
-            self.used.cost += gpu.cost(self.placed.price_per_hour);
+        // The first token comes out of the prompt's own step; a reader is woken for it at once.
+        let begins = self.start.generated.is_empty();
+        let time = if begins { &mut self.here.times.prefill } else { &mut self.here.times.decode };
+        *time += gpu;
+        self.here.gpu += gpu;
+        self.sum_up();
+    }
+
+    /// Takes what the worker says of itself in the place of what its tokens said.
+    fn hear_last_word(&mut self, usage: &Usage) {
+        self.here.gpu = usage.gpu;
+        self.here.times = usage.times;
+        self.here.complete = true;
+        if self.attempts == 1 {
+            // A later worker speaks of what it computed again, which is not the tenant's.
+            self.used.usage.cached_tokens = usage.cached_tokens.min(usage.prompt_tokens);
+        }
+        self.sum_up();
+    }
+
+    fn sum_up(&mut self) {
+        // Rounded up once for each worker.
+        self.here.cost = self.here.gpu.cost(self.placed.price_per_hour);
+        let (_, before) = &self.before;
+        self.used.usage.gpu = before.gpu + self.here.gpu;
+        self.used.usage.times = before.times + self.here.times;
+        self.used.cost = before.cost + self.here.cost;
+    }
+
+    fn work_here(&self) -> Work {
+        Work {
+            worker: self.worker().to_owned(),
+            incarnation: self.placed.incarnation.clone(),
+            gpu: self.here.gpu,
+            recompute: self.here.times.recompute,
+            price_per_hour: self.placed.price_per_hour,
+            complete: self.here.complete,
         }
     }
 
     fn finish(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
-        if self.attempts == 1 {
-            // One worker did it all: its own sum is exact, and rounded up once.
-            self.used.usage.gpu = usage.gpu;
-            self.used.usage.cached_tokens = usage.cached_tokens.min(usage.prompt_tokens);
-            self.used.cost = usage.gpu.cost(self.placed.price_per_hour);
-        }
+        self.hear_last_word(usage);
         Piece::Finished(reason)
     }
 
@@ -170,8 +223,14 @@ impl Answer {
             self.placed.member.lose(&failure);
         }
         self.attempts += 1;
+        let work = self.work_here();
+        let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
+        let (works, before) = &mut self.before;
+        works.push(work);
+        before.gpu += gpu;
+        before.times = before.times + times;
+        before.cost += cost;
         self.placed = self.router.place(&self.start, &self.model).await?;
-        self.catching_up = !self.start.generated.is_empty();
         Ok(())
     }
 }

@@ -48,8 +48,10 @@ impl Member {
         (serves && !state.draining).then(|| pushed.max(own))
     }
 
-    pub(crate) fn price_per_hour(&self) -> NanoUsd {
-        self.state().map_or(NanoUsd::ZERO, |state| state.price_per_hour)
+    /// What an hour of it costs, and which life of its process this is, if it can be reached.
+    pub(crate) fn price_and_incarnation(&self) -> (NanoUsd, String) {
+        let known = self.state();
+        known.map(|state| (state.price_per_hour, state.incarnation.to_string())).unwrap_or_default()
     }
 
     /// Counts a sequence on this worker until the guard is dropped, after the last byte.

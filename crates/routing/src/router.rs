@@ -51,6 +51,8 @@ pub struct Served {
 pub(crate) struct Placed {
     pub(crate) generation: Generation,
     pub(crate) price_per_hour: NanoUsd,
+    /// Which life of the worker's process.
+    pub(crate) incarnation: String,
     pub(crate) member: Arc<Member>,
     pub(crate) _in_flight: InFlight,
 }
@@ -177,10 +179,11 @@ impl Router {
             let in_flight = member.occupy();
             match member.worker().generate(start.clone()).await {
                 Ok(generation) => {
-                    let price_per_hour = member.price_per_hour();
+                    let (price_per_hour, incarnation) = member.price_and_incarnation();
                     return Ok(Placed {
                         generation,
                         price_per_hour,
+                        incarnation,
                         member,
                         _in_flight: in_flight,
                     });

@@ -5,8 +5,8 @@
 
 use cache::{CacheKey, CachedAnswer, Tier};
 use domain::{
-    FinishReason, Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, Price,
-    ProjectId, RequestId, Sampling, Scope,
+    FinishReason, Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, OwnBound,
+    Price, ProjectId, RequestId, Sampling, Scope,
 };
 
 /// The limit that tiers under test are opened with.
@@ -31,6 +31,7 @@ pub(crate) fn fresh_key(project: ProjectId, prompt: u32) -> CacheKey {
         stop: Vec::new(),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::ZERO, markup_percent: 100 },
+        bound: OwnBound::default(),
     });
     CacheKey::of(&scope, &job.expect("the job fits")).expect("greedy is reproducible")
 }

@@ -1,32 +1,19 @@
 //! Keeps answers in Redis: the tier that gateways share, and that outlives each of them.
 //!
-//! Promises: a slow, dead or lying Redis is a miss. Every wait has a deadline of milliseconds.
-//! One failure closes the connection for a cool-down; after it a single request tries again, and
-//! nobody waits for that request. So a dead Redis costs one deadline in each cool-down, and a
-//! gateway starts without it.
+//! Promises: a slow, dead or lying Redis is a miss, and no wait for it is longer than a few milliseconds.
 //!
 //! A value says which format it is in and which key it belongs to. An answer that was written by
 //! an older release, or that reaches us under the wrong key, is a miss: the second has happened to
 //! others, when a cancelled command left its reply on a shared connection for the next to read.
-//!
-//! Holds its own connection instead of the driver's `ConnectionManager`: that one reconnects only
-//! when a connection breaks, and keeps one that merely stopped answering (a lost route, a frozen
-//! host) until the kernel gives it up after a quarter of an hour.
-//!
-//! Invariant: one Redis node or a proxy in front of several; it does not follow cluster redirects.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cache::{CacheKey, CachedAnswer, Tier};
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind,
-};
-use tokio::time::Instant;
+use redis::{Cmd, FromRedisValue};
 
 use crate::cache_memory::DEFAULT_MAX_ANSWER_BYTES;
+use crate::redis_link::{LinkError, LinkSettings, RedisAddressError, RedisLink};
 
 /// How long the Redis tier waits and keeps, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,103 +42,31 @@ impl Default for RedisCacheSettings {
     }
 }
 
-/// The address of the response cache cannot be understood.
-#[derive(Debug, thiserror::Error)]
-#[error("read the response cache's address; write it as redis://host:port")]
-pub struct RedisCacheAddressError(#[source] RedisError);
-
 /// The tier in Redis.
 pub struct RedisCache {
-    client: Client,
+    link: RedisLink,
     settings: RedisCacheSettings,
-    link: Mutex<Link>,
-}
-
-/// What is known about the way to Redis.
-struct Link {
-    connection: Option<MultiplexedConnection>,
-    /// Without a connection, nobody tries to make one before this.
-    try_again_at: Instant,
-    /// The log knows that Redis is unreachable; it is told once, not once in each cool-down.
-    reported: bool,
 }
 
 impl RedisCache {
     /// A tier at `address`. Does not connect: the first request does.
-    pub fn new(
-        address: &str,
-        settings: RedisCacheSettings,
-    ) -> Result<Self, RedisCacheAddressError> {
-        let client = Client::open(address).map_err(RedisCacheAddressError)?;
-        let link = Link { connection: None, try_again_at: Instant::now(), reported: false };
-        Ok(Self { client, settings, link: Mutex::new(link) })
+    pub fn new(address: &str, settings: RedisCacheSettings) -> Result<Self, RedisAddressError> {
+        let RedisCacheSettings { connect_deadline, response_deadline, cool_down, .. } = settings;
+        let deadlines = LinkSettings { connect_deadline, response_deadline, cool_down };
+        let link = RedisLink::new(address, "response cache", deadlines)?;
+        Ok(Self { link, settings })
     }
 
     /// The reply to `command`, if it comes in time.
     async fn reply<T: FromRedisValue>(&self, command: &Cmd) -> Option<T> {
-        let mut connection = self.connection().await?;
-        match command.query_async(&mut connection).await {
+        match self.link.reply(command).await {
             Ok(reply) => Some(reply),
-            Err(error) if is_refusal(&error) => {
+            Err(LinkError::Unreachable) => None,
+            Err(LinkError::Refused(error)) => {
                 tracing::debug!(error = %error, "response cache in redis refused a command");
                 None
             }
-            Err(error) => {
-                self.lose(&error);
-                None
-            }
         }
-    }
-
-    async fn connection(&self) -> Option<MultiplexedConnection> {
-        {
-            let mut link = self.link();
-            if let Some(connection) = &link.connection {
-                return Some(connection.clone());
-            }
-            let now = Instant::now();
-            if now < link.try_again_at {
-                return None;
-            }
-            // Before the attempt: whoever comes while it lasts must not wait for it too.
-            link.try_again_at = now + self.settings.cool_down;
-        }
-        self.connect().await
-    }
-
-    async fn connect(&self) -> Option<MultiplexedConnection> {
-        let Self { client, settings, .. } = self;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(settings.connect_deadline))
-            .set_response_timeout(Some(settings.response_deadline));
-        match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => {
-                let mut link = self.link();
-                link.connection = Some(connection.clone());
-                if std::mem::take(&mut link.reported) {
-                    tracing::info!("response cache in redis is reachable again");
-                }
-                Some(connection)
-            }
-            Err(error) => {
-                self.lose(&error);
-                None
-            }
-        }
-    }
-
-    fn lose(&self, error: &RedisError) {
-        let mut link = self.link();
-        link.connection = None;
-        link.try_again_at = Instant::now() + self.settings.cool_down;
-        if !std::mem::replace(&mut link.reported, true) {
-            tracing::warn!(error = %error, "response cache in redis is unreachable");
-        }
-    }
-
-    /// Every change under the lock is whole, so a poisoned one is sound.
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,18 +89,6 @@ impl Tier for RedisCache {
 
     fn name(&self) -> &'static str {
         "redis"
-    }
-}
-
-/// Whether Redis answered, and answers on: out of memory, say, is no reason to stop reading.
-///
-/// A node that became read-only is one to leave: its address may lead to the new primary.
-fn is_refusal(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(kind) => kind != ServerErrorKind::ReadOnly,
-        // The driver's word for error codes it has no name for: `OOM`, `WRONGTYPE`.
-        ErrorKind::Extension => true,
-        _ => false,
     }
 }
 
@@ -231,4 +134,4 @@ const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(1);
 const DEFAULT_TIME_TO_LIVE: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,17 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use admission::{Admitted, Entry, Ledger, Outcome, StoreError};
+use admission::bank::Founding;
+use admission::{Admitted, Books, Claim, Entry, Ledger, Outcome, Quantity, StoreError};
 use async_trait::async_trait;
-use domain::{Charge, Clock, HoldId, NanoUsd, Usage};
+use domain::{Charge, Clock, HoldId, NanoUsd, OrganizationId, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::Sqlite;
+use crate::Database;
 
 /// A ledger that is durable locally at once and in the database soon.
 pub struct JournaledLedger {
-    database: Sqlite,
+    database: Database,
     journal: Mutex<Journal>,
     closed_some: Notify,
     flushing: tokio::sync::Mutex<()>,
@@ -54,7 +55,7 @@ impl JournaledLedger {
     /// One process at a time may have a journal open; a second one is refused.
     pub async fn open(
         path: &Path,
-        database: Sqlite,
+        database: Database,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let mut journal =
@@ -155,6 +156,23 @@ impl Ledger for JournaledLedger {
     }
 }
 
+#[async_trait]
+impl Books for JournaledLedger {
+    async fn settle_up(&self) -> Result<(), StoreError> {
+        self.flush().await
+    }
+
+    /// By the database's rows, once all of this journal's are among them.
+    async fn spent(
+        &self,
+        organization: OrganizationId,
+        claims: &[Claim],
+    ) -> Result<Vec<Founding>, StoreError> {
+        self.flush().await?;
+        self.database.spent(organization, claims).await
+    }
+}
+
 impl Journal {
     fn open(path: &Path) -> std::io::Result<Self> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
@@ -204,6 +222,8 @@ impl Journal {
             usage: Usage { prompt_tokens: admitted.prompt_tokens, ..Usage::default() },
             charge: Charge::default(),
             overrun: NanoUsd::ZERO,
+            counted: Quantity::ZERO,
+            work: Vec::new(),
         }));
         interrupted.len()
     }

@@ -1,22 +1,30 @@
 //! Adapters for the ports of `admission` and `cache`: memory, SQLite, Redis, files.
 //!
-//! [`open`] chooses the implementations once, from what was configured. The memory implementations
+//! [`open()`] chooses the implementations once, from what was configured. The memory implementations
 //! are product code, proved by the same conformance suites as the networked ones.
 //!
 //! Invariant: this is the only crate that knows Redis or SQL.
 
+mod bank_book;
+mod bank_memory;
+mod bank_redis;
 #[cfg(test)]
 mod cache_conformance;
 mod cache_memory;
 mod cache_redis;
+mod database;
 mod journal;
 mod open;
-mod quota_memory;
-mod sql;
+mod redis_link;
 
+pub use bank_memory::MemoryBank;
+pub use bank_redis::{RedisBank, RedisBankSettings};
 pub use cache_memory::{MemoryCache, MemoryCacheSettings};
-pub use cache_redis::{RedisCache, RedisCacheAddressError, RedisCacheSettings};
+pub use cache_redis::{RedisCache, RedisCacheSettings};
+pub use database::{
+    Alert, Database, DatabaseAddress, ExportError, ExportFormat, ExportRange, UsageError,
+    UsageGroup, UsageLine, UsagePage, UsageQuery, Verification, WorkerAccounts,
+};
 pub use journal::JournaledLedger;
-pub use open::{StoreSettings, Stores, open, pepper, tenants};
-pub use quota_memory::MemoryQuota;
-pub use sql::Sqlite;
+pub use open::{StoreSettings, Stores, open};
+pub use redis_link::RedisAddressError;

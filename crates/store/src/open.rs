@@ -5,62 +5,178 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use admission::{Pepper, Quota, StoreError, Tenants};
+use admission::bank::Bank;
+use admission::tenancy::Tenants;
+use admission::{Pepper, SliceSettings, SlicedQuota, Slices, StoreError};
 use cache::Tier;
-use domain::{Clock, Secret};
+use domain::{Clock, GatewayId, Secret};
 
 use crate::{
-    JournaledLedger, MemoryCache, MemoryCacheSettings, MemoryQuota, RedisCache, RedisCacheSettings,
-    Sqlite,
+    Database, DatabaseAddress, JournaledLedger, MemoryBank, MemoryCache, MemoryCacheSettings,
+    RedisBank, RedisBankSettings, RedisCache, RedisCacheSettings,
 };
 
 /// Where state is kept.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
-    /// The directory of the database, the ledger's journal and the pepper.
+    /// The directory of the ledger's journal, and of what is not configured to be elsewhere. One gateway each.
     pub data: PathBuf,
+    /// A PostgreSQL that gateways share; absent means SQLite in `data`.
+    pub postgres: Option<Secret<String>>,
+    /// A Redis that gateways share: quotas, and the second tier of the response cache; absent means memory.
+    pub redis: Option<Secret<String>>,
+    /// What keys are hashed with; absent means a file in `data`, made at first use.
+    pub pepper_file: Option<PathBuf>,
     /// The response cache in memory; `None` for no response cache at all.
     pub cache: Option<MemoryCacheSettings>,
-    /// The Redis behind it, as `redis://host:port`.
-    pub redis: Option<Secret<String>>,
+    /// How quotas are shared.
+    pub slices: SliceSettings,
 }
 
 /// Every store of one gateway.
 pub struct Stores {
+    /// Which gateway this is.
+    pub gateway: GatewayId,
+    /// Tenants, rows and sums.
+    pub database: Database,
     /// Who exists.
     pub tenants: Arc<dyn Tenants>,
     /// What happened.
     pub ledger: Arc<JournaledLedger>,
     /// Counters.
-    pub quota: Arc<dyn Quota>,
+    pub quota: Arc<SlicedQuota>,
     /// Tiers of the response cache, nearest first; none if it is off.
     pub cache: Vec<Arc<dyn Tier>>,
     /// What keys are hashed with.
     pub pepper: Pepper,
+    presence: Presence,
+}
+
+/// Where other gateways could meet this one.
+enum Presence {
+    /// Nowhere: the database is its own.
+    Alone,
+    /// On a database that others could use as well.
+    OnDatabase(Arc<dyn Clock>),
+    /// At the bank they share.
+    AtBank(Arc<RedisBank>),
+}
+
+impl Stores {
+    /// Moves rows to the database, tells the bank how things stand, and other gateways that this one is here.
+    /// Runs until dropped.
+    pub async fn run(&self) {
+        let presence = async {
+            match &self.presence {
+                Presence::Alone => std::future::pending().await,
+                Presence::OnDatabase(clock) => self.greet(clock.as_ref()).await,
+                Presence::AtBank(bank) => bank.run().await,
+            }
+        };
+        tokio::join!(self.ledger.run(), self.quota.run(), presence);
+    }
+
+    /// Keeps other gateways from using the same database without sharing quotas.
+    async fn greet(&self, clock: &dyn Clock) {
+        let mut ticks = tokio::time::interval(COMPANY / 5);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.database.greet(self.gateway, clock.now()).await {
+                tracing::debug!(error = ?error, "database not greeted");
+            }
+        }
+    }
 }
 
 /// Opens everything. What an interrupted process left behind is brought in order first.
 pub async fn open(settings: &StoreSettings, clock: Arc<dyn Clock>) -> Result<Stores, StoreError> {
     let data = &settings.data;
-    std::fs::create_dir_all(data).map_err(|error| StoreError::new("make data directory", error))?;
-    let database = Sqlite::open(&data.join(DATABASE)).await?;
+    make_directory(data)?;
+    let gateway = gateway_id(data)?;
+    let database = Database::open(&settings.address()).await?;
     let journal = data.join(JOURNAL);
     let ledger = JournaledLedger::open(&journal, database.clone(), Arc::clone(&clock)).await?;
-    let spent = database.spending().await?;
+    let ledger = Arc::new(ledger);
+    let (bank, presence) = bank(settings, gateway, &database, &clock).await?;
+    // Message numbers grow over restarts, as time does.
+    let first_message = clock.now().millis().saturating_mul(MESSAGES_PER_MILLI);
+    let slices = Slices::new(gateway, first_message, settings.slices);
+    let quota = SlicedQuota::new(slices, bank, Arc::clone(&ledger) as _, clock);
     Ok(Stores {
-        tenants: Arc::new(database),
-        ledger: Arc::new(ledger),
-        quota: Arc::new(MemoryQuota::new(clock, spent)),
+        gateway,
+        tenants: Arc::new(database.clone()),
+        database,
+        ledger,
+        quota: Arc::new(quota),
         cache: tiers(settings)?,
-        pepper: pepper(data)?,
+        pepper: settings.pepper()?,
+        presence,
     })
 }
 
-/// The tenants alone, for commands that run beside a gateway.
-pub async fn tenants(data: &Path) -> Result<Sqlite, StoreError> {
-    std::fs::create_dir_all(data).map_err(|error| StoreError::new("make data directory", error))?;
-    Sqlite::open(&data.join(DATABASE)).await
+impl StoreSettings {
+    /// The database alone, for commands that run beside a gateway.
+    pub async fn database(&self) -> Result<Database, StoreError> {
+        make_directory(&self.data)?;
+        Database::open(&self.address()).await
+    }
+
+    /// What keys are hashed with.
+    pub fn pepper(&self) -> Result<Pepper, StoreError> {
+        if let Some(file) = &self.pepper_file {
+            return read_pepper(file);
+        }
+        make_directory(&self.data)?;
+        own_pepper(&self.data.join(PEPPER))
+    }
+
+    fn address(&self) -> DatabaseAddress {
+        match &self.postgres {
+            Some(url) => DatabaseAddress::Postgres(url.clone()),
+            None => DatabaseAddress::Sqlite(self.data.join(DATABASE)),
+        }
+    }
+}
+
+async fn bank(
+    settings: &StoreSettings,
+    gateway: GatewayId,
+    database: &Database,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<dyn Bank>, Presence), StoreError> {
+    let Some(address) = &settings.redis else {
+        let mut presence = Presence::Alone;
+        if settings.postgres.is_some() {
+            refuse_company(database, gateway, clock.as_ref()).await?;
+            presence = Presence::OnDatabase(Arc::clone(clock));
+        }
+        return Ok((Arc::new(MemoryBank::new(Arc::clone(clock))), presence));
+    };
+    let (database, clock) = (database.clone(), Arc::clone(clock));
+    let bank =
+        RedisBank::new(address.expose(), gateway, database, clock, RedisBankSettings::default())
+            .map_err(|error| StoreError::new("open bank of quotas", error))?;
+    let bank = Arc::new(bank);
+    bank.greet().await?;
+    Ok((Arc::clone(&bank) as _, Presence::AtBank(bank)))
+}
+
+/// Gateways on one database must share their quotas.
+async fn refuse_company(
+    database: &Database,
+    gateway: GatewayId,
+    clock: &dyn Clock,
+) -> Result<(), StoreError> {
+    let now = clock.now();
+    let others = database.others_seen_since(gateway, now, COMPANY).await?;
+    if others > 0 {
+        let problem = "another gateway uses this database; set `redis`, so that quotas are shared";
+        return Err(StoreError::new("open bank of quotas", problem));
+    }
+    database.greet(gateway, now).await.map(drop)
 }
 
 fn tiers(settings: &StoreSettings) -> Result<Vec<Arc<dyn Tier>>, StoreError> {
@@ -74,25 +190,51 @@ fn tiers(settings: &StoreSettings) -> Result<Vec<Arc<dyn Tier>>, StoreError> {
     Ok(tiers)
 }
 
-/// The pepper in `data`, made on first use and readable by its owner only.
-pub fn pepper(data: &Path) -> Result<Pepper, StoreError> {
-    let path = data.join(PEPPER);
-    let failed = |error| StoreError::new("keep pepper", error);
-    let fresh = Pepper::generate();
-    match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(&path) {
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(path).map_err(|error| StoreError::new("make data directory", error))
+}
+
+/// Which gateway's directory this is, made on first use.
+fn gateway_id(data: &Path) -> Result<GatewayId, StoreError> {
+    let path = data.join(GATEWAY);
+    let text = keep(&path, GatewayId::generate().to_string().as_bytes())
+        .map_err(|error| StoreError::new("keep gateway id", error))?;
+    let text = String::from_utf8_lossy(&text);
+    text.trim().parse().map_err(|error| StoreError::new("read gateway id", error))
+}
+
+/// The pepper at `path`, made on first use and readable by its owner only.
+fn own_pepper(path: &Path) -> Result<Pepper, StoreError> {
+    let bytes = keep(path, Pepper::generate().expose())
+        .map_err(|error| StoreError::new("keep pepper", error))?;
+    Pepper::new(bytes).map_err(|error| StoreError::new("read pepper", error))
+}
+
+/// A pepper that several gateways share, and that somebody else made.
+fn read_pepper(path: &Path) -> Result<Pepper, StoreError> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| StoreError::new("read pepper", format!("{}: {error}", path.display())))?;
+    Pepper::new(bytes).map_err(|error| StoreError::new("read pepper", error))
+}
+
+/// What is in the file at `path`; `fresh` if there is none yet, which is then kept there.
+fn keep(path: &Path, fresh: &[u8]) -> std::io::Result<Vec<u8>> {
+    match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path) {
         Ok(mut file) => {
-            file.write_all(fresh.expose()).map_err(failed)?;
-            Ok(fresh)
+            file.write_all(fresh)?;
+            Ok(fresh.to_vec())
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let bytes = std::fs::read(&path).map_err(failed)?;
-            Pepper::new(bytes).map_err(|error| StoreError::new("read pepper", error))
-        }
-        Err(error) => Err(failed(error)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => std::fs::read(path),
+        Err(error) => Err(error),
     }
 }
 
 const DATABASE: &str = "tollgate.db";
 const JOURNAL: &str = "ledger.journal";
 const PEPPER: &str = "pepper";
+const GATEWAY: &str = "gateway-id";
 const OWNER_ONLY: u32 = 0o600;
+/// A gateway sends far fewer.
+const MESSAGES_PER_MILLI: u64 = 1_000;
+/// A gateway that was seen within so long runs.
+const COMPANY: Duration = Duration::from_secs(10);

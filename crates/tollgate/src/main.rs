@@ -1,8 +1,11 @@
 //! The one binary: it composes, and decides nothing.
 
+mod admin;
 mod files;
 mod gateway_command;
-mod keys;
+mod ledger;
+mod place;
+mod print;
 mod serve;
 mod signal;
 mod worker_command;
@@ -34,12 +37,10 @@ enum Command {
     Gateway(gateway_command::Gateway),
     /// Run a worker: one model behind gRPC
     Worker(worker_command::Worker),
-    /// Make, list and revoke API keys
-    Keys(keys::Keys),
-    /// Set rate limits and a budget on an organization, a project or a key
-    Limits(keys::Limits),
-    /// Make a new admin token for a gateway's admin API
-    AdminToken(keys::AdminToken),
+    /// Administer tenants: organizations, projects, keys, budgets, limits, prices
+    Admin(Box<admin::Admin>),
+    /// Verify and export the ledger
+    Ledger(ledger::Ledger),
 }
 
 fn main() -> ExitCode {
@@ -65,7 +66,7 @@ impl Command {
         match self {
             Self::Gateway(_) => cores,
             Self::Serve(_) | Self::Worker(_) => (cores / 2).max(1),
-            Self::Keys(_) | Self::Limits(_) | Self::AdminToken(_) => 1,
+            Self::Admin(_) | Self::Ledger(_) => 1,
         }
     }
 }
@@ -80,9 +81,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Serve(serve) => serve.run().await,
             Command::Gateway(gateway) => gateway.run().await,
             Command::Worker(worker) => worker.run().await,
-            Command::Keys(keys) => keys.run().await,
-            Command::Limits(limits) => limits.run().await,
-            Command::AdminToken(token) => token.run(),
+            Command::Admin(admin) => admin.run().await,
+            Command::Ledger(ledger) => ledger.run().await,
         }
     });
     // Idle connections do not keep a stopped process alive.

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use admission::tenancy::{
+    Actor, Amount, BudgetDraft, Enforcement, Established, NewKey, Terms, Window,
+};
 use anyhow::Context;
 use clap::Args;
-use gateway::{
-    AdminToken, GatewaySettings, InProcessWorker, KeyRequest, Keys, LimitsRequest, Listener,
-};
-use gateway::{RawGateway, RawPrice};
+use domain::NanoUsd;
+use gateway::{GatewaySettings, InProcessWorker, Installation, Listener, RawGateway, RawPrice};
 use serde_json::json;
 use worker::{LocalWorker, Progress, RawWorker};
 
@@ -88,15 +89,14 @@ async fn first_run(
     admin_endpoint: &str,
 ) -> anyhow::Result<Option<FirstRun>> {
     std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
-    let admin_token = AdminToken::open(data)?;
-    if admin_token.exists() {
-        return Ok(None);
-    }
-    let admin_token = admin_token.renew()?;
-    let limits =
-        LimitsRequest { budget_usd: Some(FIRST_BUDGET.to_owned()), ..LimitsRequest::default() };
-    let request = KeyRequest { name: "first key".to_owned(), limits, ..KeyRequest::default() };
-    let (api_key, _) = Keys::open(data).await?.create(request).await?;
+    let installation = Installation::embedded(data.to_owned()).await?;
+    let registry = installation.registry();
+    let Established { project, admin, .. } = registry.establish().await?;
+    let Some((_, admin_token)) = admin else { return Ok(None) };
+    let mut key = NewKey::called("first key", project.id);
+    key.policy.budgets = Some(vec![first_budget()]);
+    let made = registry.change(Actor::Local, &key, &Terms::default()).await?;
+    let api_key = made.secret.context("make the first key")?;
     let first_run = FirstRun {
         endpoint: endpoint.to_owned(),
         admin_endpoint: admin_endpoint.to_owned(),
@@ -122,13 +122,13 @@ impl FirstRun {
 
 fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&FirstRun>) {
     let (secrets, key) = if let Some(FirstRun { api_key, admin_token, .. }) = first_run {
+        let budget = FIRST_BUDGET;
         let shown = format!(
-            "  API key   {api_key}   (shown once; budget ${FIRST_BUDGET})\n  admin     {admin_token}   (token, shown once)\n"
+            "  API key   {api_key}   (shown once; budget ${budget})\n  admin     {admin_token}   (token, shown once)\n"
         );
         (shown, api_key.as_str())
     } else {
-        let lost =
-            "\nThe API key was shown at the first run; `tollgate keys create` makes another.\n";
+        let lost = "\nThe API key was shown at the first run; `tollgate admin keys create` makes another.\n";
         (lost.to_owned(), "$TOLLGATE_KEY")
     };
     say(&format!(
@@ -167,4 +167,16 @@ fn demo_price() -> RawPrice {
     }
 }
 
-const FIRST_BUDGET: &str = "10.00";
+/// What the first key may spend.
+fn first_budget() -> BudgetDraft {
+    BudgetDraft {
+        id: None,
+        amount: Amount::Money(FIRST_BUDGET),
+        window: Window::Total,
+        enforcement: Enforcement::Hard,
+        alert_percent: Vec::new(),
+        model: None,
+    }
+}
+
+const FIRST_BUDGET: NanoUsd = NanoUsd::from_nanos(10_000_000_000);

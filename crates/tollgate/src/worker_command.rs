@@ -38,8 +38,8 @@ impl Worker {
 
 /// Loads the model and starts its engine, showing how far it is.
 pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
-    let WorkerSettings { model_name, model, engine, price_per_hour, .. } = settings;
+    let WorkerSettings { model_name, model, engine, rent, .. } = settings;
     let mut show = |progress| serve::show_progress(model_name, progress);
-    let worker = LocalWorker::start(model_name, model, engine.clone(), *price_per_hour, &mut show);
+    let worker = LocalWorker::start(model_name, model, engine.clone(), *rent, &mut show);
     worker.with_context(|| format!("start model {model_name}"))
 }

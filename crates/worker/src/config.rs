@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{NanoUsd, Problems};
+use domain::{Capacity, NanoUsd, Problems, Rent};
 use engine::{EngineConfig, ModelSource};
 use serde::Deserialize;
 
@@ -23,6 +23,9 @@ pub struct RawWorker {
     /// What an hour of this machine costs, in dollars, as text: `"1.25"`.
     #[serde(default = "default_price")]
     price_per_hour_usd: String,
+    /// On what terms this machine is rented: `"on-demand"`, or `"spot"` if it may be taken away.
+    #[serde(default)]
+    capacity: Capacity,
     /// How long accepted sequences may take after the worker was told to stop.
     #[serde(default = "default_drain_timeout", with = "humantime_serde")]
     drain_timeout: Duration,
@@ -76,8 +79,8 @@ pub struct WorkerSettings {
     pub listen: SocketAddr,
     /// File that holds the token gateways must show.
     pub token_file: Option<PathBuf>,
-    /// What an hour of this machine costs.
-    pub price_per_hour: NanoUsd,
+    /// What this machine costs, until it is told otherwise.
+    pub rent: Rent,
     /// How long accepted sequences may take after the worker was told to stop.
     pub drain_timeout: Duration,
     /// What clients ask for.
@@ -96,6 +99,7 @@ impl RawWorker {
             allow_plaintext: false,
             token_file: None,
             price_per_hour_usd: default_price(),
+            capacity: Capacity::default(),
             drain_timeout: default_drain_timeout(),
             model: RawModel::default(),
             engine: EngineSettings::default(),
@@ -105,8 +109,7 @@ impl RawWorker {
     /// What it means, or everything that is wrong with it.
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();
-        let Self { listen, allow_plaintext, token_file, price_per_hour_usd, drain_timeout, .. } =
-            self;
+        let Self { listen, allow_plaintext, token_file, price_per_hour_usd, capacity, .. } = self;
         if !allow_plaintext && !listen.ip().is_loopback() {
             let message = "other machines would be served in plaintext; listen on 127.0.0.1, or set `allow_plaintext = true` inside a network that encrypts";
             problems.add("listen", message);
@@ -114,16 +117,17 @@ impl RawWorker {
         if !listen.ip().is_loopback() && token_file.is_none() {
             problems.add("token_file", "a worker that other machines reach needs a token");
         }
-        let price_per_hour = NanoUsd::parse_dollars(&price_per_hour_usd).unwrap_or_else(|| {
+        let price = NanoUsd::parse_dollars(&price_per_hour_usd);
+        let rent = price.and_then(|price| Rent::new(price, capacity)).unwrap_or_else(|| {
             let message = format!("`{price_per_hour_usd}` must be an amount such as \"1.25\"");
             problems.add("price_per_hour_usd", message);
-            NanoUsd::ZERO
+            Rent::default()
         });
         let settings = WorkerSettings {
             listen,
             token_file,
-            price_per_hour,
-            drain_timeout,
+            rent,
+            drain_timeout: self.drain_timeout,
             model_name: self.model.check_name(&mut problems),
             model: self.model.source(),
             engine: self.engine.fill(),

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::{ModelDigest, ModelFiles, ModelInfo, NanoUsd};
+use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, Rent};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
-use proto::{Accounts, Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker};
+use proto::{Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker};
 use proto::{WorkerError, WorkerServer, WorkerState};
-use tokio_stream::wrappers::WatchStream;
+use tokio::sync::watch;
 
 /// One model on one engine.
 pub struct LocalWorker {
     engine: Engine,
     info: ModelInfo,
     files: ModelFiles,
-    price_per_hour: NanoUsd,
+    incarnation: IncarnationId,
+    rent: watch::Sender<Rent>,
 }
 
 /// A worker cannot start.
@@ -39,13 +40,14 @@ impl LocalWorker {
         name: &str,
         source: &ModelSource,
         config: EngineConfig,
-        price_per_hour: NanoUsd,
+        rent: Rent,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StartError> {
         let model = Model::load(domain::ModelName::new(name), source, progress)?;
         let (info, files) = (model.info().clone(), model.files().clone());
         let engine = Engine::start(model, config)?;
-        Ok(Self { engine, info, files, price_per_hour })
+        let (incarnation, rent) = (IncarnationId::generate(), watch::Sender::new(rent));
+        Ok(Self { engine, info, files, incarnation, rent })
     }
 
     /// The model it serves.
@@ -96,13 +98,32 @@ impl Worker for LocalWorker {
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        let (info, price_per_hour) = (self.info.clone(), self.price_per_hour);
-        let states = WatchStream::new(self.engine.watch());
-        Ok(states.map(move |state| described(state, &info, price_per_hour)).boxed())
+        let mut watching = Watching {
+            states: self.engine.watch(),
+            rents: self.rent.subscribe(),
+            info: self.info.clone(),
+            incarnation: self.incarnation,
+        };
+        let first = stream::iter([watching.described()]);
+        let changes = stream::unfold(watching, |mut watching| async move {
+            watching.changed().await?;
+            Some((watching.described(), watching))
+        });
+        Ok(first.chain(changes).boxed())
     }
 
     async fn drain(&self) -> Result<(), WorkerError> {
         self.engine.drain();
+        Ok(())
+    }
+
+    async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
+        tracing::info!(
+            price_per_hour_usd = %rent.per_hour(),
+            capacity = rent.capacity().name(),
+            "price changed"
+        );
+        self.rent.send_replace(rent);
         Ok(())
     }
 
@@ -137,12 +158,14 @@ fn told(event: EngineEvent) -> Event {
     match event {
         EngineEvent::Tokens { first, ids, gpu } => Event::Tokens { first, ids, gpu },
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
-        // An engine that stops is like a machine that goes away: another one can go on.
-        EngineEvent::Failed { failure: failure @ Failure::Stopped, .. } => {
-            Event::Failed(WorkerError::Unreachable(failure.to_string()))
-        }
-        EngineEvent::Failed { failure, .. } => {
-            Event::Failed(WorkerError::Failed(failure.to_string()))
+        EngineEvent::Failed { failure, usage } => {
+            let reason = failure.to_string();
+            let error = match failure {
+                // An engine that stops is like a machine that goes away: another one can go on.
+                Failure::Stopped => WorkerError::Unreachable(reason),
+                Failure::NotANumber { .. } | Failure::Forward(_) => WorkerError::Failed(reason),
+            };
+            Event::Failed { error, usage: Some(usage) }
         }
     }
 }
@@ -157,21 +180,39 @@ fn refused(refusal: Refusal) -> WorkerError {
     }
 }
 
-fn described(state: EngineState, info: &ModelInfo, price_per_hour: NanoUsd) -> WorkerState {
-    WorkerState {
-        models: vec![info.clone()],
-        free_blocks: state.free_blocks,
-        total_blocks: state.total_blocks,
-        running: state.running,
-        waiting: state.waiting,
-        draining: state.draining,
-        price_per_hour,
-        accounts: Accounts {
-            requests: state.accounts.requests,
-            idle: state.accounts.idle,
-            overhead: state.accounts.overhead,
-            wall: state.accounts.wall,
-        },
+/// What a watcher is told of.
+struct Watching {
+    states: watch::Receiver<EngineState>,
+    rents: watch::Receiver<Rent>,
+    info: ModelInfo,
+    incarnation: IncarnationId,
+}
+
+impl Watching {
+    /// Waits for a change; `None` once the engine is gone.
+    async fn changed(&mut self) -> Option<()> {
+        let changed = tokio::select! {
+            changed = self.states.changed() => changed,
+            changed = self.rents.changed() => changed,
+        };
+        changed.ok()
+    }
+
+    fn described(&mut self) -> WorkerState {
+        let (state, rent) = (*self.states.borrow_and_update(), *self.rents.borrow_and_update());
+        WorkerState {
+            incarnation: self.incarnation,
+            models: vec![self.info.clone()],
+            free_blocks: state.free_blocks,
+            total_blocks: state.total_blocks,
+            running: state.running,
+            waiting: state.waiting,
+            draining: state.draining,
+            price_per_hour: rent.per_hour(),
+            capacity: rent.capacity(),
+            accounts: state.accounts,
+            attribution_error_ppm: state.attribution_error_ppm,
+        }
     }
 }
 

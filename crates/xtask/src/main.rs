@@ -7,7 +7,7 @@
 mod clients;
 mod command;
 mod packages;
-mod redis;
+mod servers;
 mod test;
 
 use std::process::{Command, ExitCode};

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::command::{installed, program, run, succeeds};
+use crate::servers::postgres_programs;
 
 /// Something the tests cannot do without.
 struct Need {
@@ -20,6 +21,11 @@ struct Need {
 
 const NEEDS: &[Need] = &[
     Need { name: "redis-server", packages: &["redis-server"], met: || installed("redis-server") },
+    Need {
+        name: "the PostgreSQL server",
+        packages: &["postgresql"],
+        met: || postgres_programs().is_some(),
+    },
     Need {
         name: "python3 with its venv module",
         packages: &["python3", "python3-venv"],
@@ -46,8 +52,8 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
 
     let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
     install(rights, &packages)?;
-    if packages.contains(&"redis-server") {
-        quiet_redis(rights);
+    for package in packages.iter().filter(|package| SERVICES.contains(package)) {
+        quiet(rights, package);
     }
 
     let missing = self::missing();
@@ -91,9 +97,9 @@ fn install(rights: &[&str], packages: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Debian starts a server for whoever installs one; the tests bring up their own on a free port.
-fn quiet_redis(rights: &[&str]) {
-    succeeds(&mut privileged(rights, &["service", "redis-server", "stop"]));
-    succeeds(&mut privileged(rights, &["update-rc.d", "redis-server", "disable"]));
+fn quiet(rights: &[&str], service: &str) {
+    succeeds(&mut privileged(rights, &["service", service, "stop"]));
+    succeeds(&mut privileged(rights, &["update-rc.d", service, "disable"]));
 }
 
 fn privileged(rights: &[&str], words: &[&str]) -> Command {
@@ -102,3 +108,6 @@ fn privileged(rights: &[&str], words: &[&str]) -> Command {
     command.args(&words[1..]);
     command
 }
+
+/// Packages that bring a running server along.
+const SERVICES: &[&str] = &["redis-server", "postgresql"];

@@ -1,14 +1,14 @@
 //! Runs every test there is, with everything the tests need.
 //!
 //! Decides what is in place before the first test: programs, client libraries, the product's binary and
-//! a Redis server of our own, which tests find through the variables named here. Knows nothing of what
+//! Redis and PostgreSQL servers of our own, which tests find through the variables named here. Knows nothing of what
 //! is tested.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::command::{cargo, run, succeeds, target};
-use crate::redis::PrivateRedis;
+use crate::servers::PrivateServer;
 use crate::{clients, packages};
 
 pub(crate) fn test() -> anyhow::Result<()> {
@@ -18,7 +18,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let surroundings = Surroundings {
         clients: clients::install()?,
         binary: target().join("debug/tollgate"),
-        redis: PrivateRedis::start()?,
+        redis: PrivateServer::redis()?,
+        postgres: PrivateServer::postgres()?,
     };
 
     if !succeeds(&mut cargo(&["nextest", "--version"])) {
@@ -29,11 +30,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     run(&mut surroundings.tell(cargo(&["test", "--workspace", "--doc"])))
 }
 
-/// What surrounds the tests while they run. Ends the Redis server when dropped.
+/// What surrounds the tests while they run. Ends the servers when dropped.
 struct Surroundings {
     clients: PathBuf,
     binary: PathBuf,
-    redis: PrivateRedis,
+    redis: PrivateServer,
+    postgres: PrivateServer,
 }
 
 impl Surroundings {
@@ -41,7 +43,8 @@ impl Surroundings {
         command
             .env("TOLLGATE_BIN", &self.binary)
             .env("TOLLGATE_CLIENTS", &self.clients)
-            .env("TOLLGATE_TEST_REDIS", self.redis.url());
+            .env("TOLLGATE_TEST_REDIS", self.redis.redis_url())
+            .env("TOLLGATE_TEST_POSTGRES", self.postgres.postgres_url());
         command
     }
 }

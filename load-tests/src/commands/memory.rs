@@ -84,7 +84,7 @@ fn measure(gateway: &Role, when: &str) -> anyhow::Result<u64> {
 
 /// Waits until the gateway knows the worker's model.
 async fn ready(listen: SocketAddr) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder().no_proxy().build().context("build a client")?;
+    let http = load_tests::http().build().context("build a client")?;
     let deadline = Instant::now() + LIMIT;
     let url = format!("http://{listen}/readyz");
     while !http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {

@@ -50,7 +50,7 @@ check("a spent budget is not retried by the client", async () => {
 check("a revoked key stops working within seconds", async () => {
   const revoked = client({ apiKey: env.TOLLGATE_REVOKED_KEY });
   assert.ok((await chat(revoked)).choices.length);
-  const command = ["keys", "revoke", "--data", env.TOLLGATE_DATA, env.TOLLGATE_REVOKED_KEY_ID];
+  const command = ["admin", "--data", env.TOLLGATE_DATA, "keys", "revoke", env.TOLLGATE_REVOKED_KEY_ID];
   execFileSync(env.TOLLGATE_BIN, command, { timeout: 30_000, stdio: "inherit" });
 
   let error;

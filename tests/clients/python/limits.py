@@ -55,7 +55,7 @@ def a_spent_budget_is_not_retried_by_the_client():
 def a_revoked_key_stops_working_within_seconds():
     revoked = client.with_options(api_key=os.environ["TOLLGATE_REVOKED_KEY"])
     assert chat(revoked).choices
-    command = [os.environ["TOLLGATE_BIN"], "keys", "revoke", "--data", os.environ["TOLLGATE_DATA"]]
+    command = [os.environ["TOLLGATE_BIN"], "admin", "--data", os.environ["TOLLGATE_DATA"], "keys", "revoke"]
     subprocess.run([*command, os.environ["TOLLGATE_REVOKED_KEY_ID"]], check=True, timeout=30)
 
     deadline = time.monotonic() + 5

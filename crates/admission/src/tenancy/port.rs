@@ -4,16 +4,19 @@ use async_trait::async_trait;
 use domain::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::{AuditDraft, AuditEntry};
 use super::records::Record;
 use crate::StoreError;
 
-/// Everything known of tenants at one revision.
+/// What changed after one revision, up to another.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// Grows with every change; an older snapshot never replaces a newer one.
+pub struct Changes {
+    /// The newest revision; it grows with every change.
     pub revision: u64,
-    /// Every record, in no particular order.
+    /// Records made or changed since, in no particular order.
     pub records: Vec<Record>,
+    /// Ids of records that were removed since.
+    pub removed: Vec<String>,
 }
 
 /// One change, with everything that must become durable with it.
@@ -51,44 +54,14 @@ pub enum Committed {
     Outdated,
 }
 
-/// A line of the audit log, before it has its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditDraft {
-    /// When.
-    pub at: Timestamp,
-    /// Who: an administrator's id, `local` for the command line on the data directory.
-    pub actor: String,
-    /// What was tried: `key.create`.
-    pub action: String,
-    /// On what: an id, or empty.
-    pub resource: String,
-    /// `done`, or why not: an error's label.
-    pub outcome: String,
-    /// What was asked for, without secrets.
-    pub detail: serde_json::Value,
-}
-
-/// A line of the audit log. Each carries the hash of the one before, so that none can be changed or
-/// taken out unnoticed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEntry {
-    /// Its place, from 1 on, without gaps.
-    pub number: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub draft: AuditDraft,
-    /// SHA-256 over the previous hash, the number and the line, in hexadecimal digits.
-    pub hash: String,
-}
-
 /// Where tenants are kept. Never on the path of a request.
 #[async_trait]
 pub trait Tenants: Send + Sync {
     /// The newest revision; cheap enough to ask twice a second.
     async fn revision(&self) -> Result<u64, StoreError>;
 
-    /// Everything, at one revision.
-    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    /// Everything that changed after revision `after`; all there is after revision 0.
+    async fn changes(&self, after: u64) -> Result<Changes, StoreError>;
 
     /// Makes a change durable as a whole, with its audit line, or not at all.
     async fn commit(&self, change: &Change) -> Result<Committed, StoreError>;
@@ -96,8 +69,8 @@ pub trait Tenants: Send + Sync {
     /// Appends an audit line for an attempt that changed nothing.
     async fn note(&self, draft: &AuditDraft) -> Result<(), StoreError>;
 
-    /// What was answered under an idempotency key, if anything was in the last day.
-    async fn answered(&self, key: &str) -> Result<Option<Idempotency>, StoreError>;
+    /// What was answered under an idempotency key, if anything was in the day before `now`.
+    async fn answered(&self, key: &str, now: Timestamp) -> Result<Option<Idempotency>, StoreError>;
 
     /// Lines of the audit log after number `after`, oldest first, at most `limit`.
     async fn audit(&self, after: u64, limit: u32) -> Result<Vec<AuditEntry>, StoreError>;

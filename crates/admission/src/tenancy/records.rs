@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use domain::{
     AdminId, EndUserId, KeyId, ModelDigest, ModelName, OrganizationId, Price, PriceId, ProjectId,
-    Timestamp,
+    Secret, Timestamp,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 
 use super::rules::{Policy, TimeZone};
 use crate::KeyDigest;
@@ -67,7 +68,13 @@ pub struct Webhook {
     /// An `https://` address, or `http://` on loopback.
     pub url: String,
     /// Keys the signature (HMAC-SHA-256 over time stamp and body).
-    pub secret: String,
+    #[serde(serialize_with = "expose")]
+    pub secret: Secret<String>,
+}
+
+/// Records are kept whole: who signs needs the secret itself.
+fn expose<S: Serializer>(secret: &Secret<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
 }
 
 /// A product team inside an organization: the border that data never crosses.
@@ -115,6 +122,21 @@ pub struct EndUser {
     pub created_at: Timestamp,
 }
 
+impl EndUser {
+    /// The id of the end user that credentials call `subject`: on every gateway the same.
+    pub fn id_of(project: ProjectId, subject: &str) -> EndUserId {
+        let hash = Sha256::new()
+            .chain_update(b"tollgate end user 1\0")
+            .chain_update(project.as_bytes())
+            .chain_update(subject.as_bytes())
+            .finalize();
+        let (first, _) = hash.split_first_chunk::<16>().expect("a hash has 32 bytes");
+        // The bits that make it a UUID of version 8 (RFC 9562): its content is ours to choose.
+        let content = u128::from_be_bytes(*first) & !VERSION_AND_VARIANT;
+        EndUserId::from_u128(content | VERSION_8)
+    }
+}
+
 /// An API key. The secret is not here: only what is kept of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
@@ -128,9 +150,12 @@ pub struct Key {
     pub name: String,
     /// What is kept of its secret.
     pub digest: KeyDigest,
-    /// What was kept of the secret before the last rotation, and until when it is still good.
+    /// What is kept of secrets that rotations replaced, oldest first.
     #[serde(default)]
-    pub retiring: Option<RetiringDigest>,
+    pub retiring: Vec<RetiringDigest>,
+    /// What whoever asked for the last rotation called it, so that asking again changes nothing.
+    #[serde(default)]
+    pub rotation: Option<String>,
     /// What stands here.
     #[serde(default)]
     pub policy: Policy,
@@ -144,7 +169,7 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
 }
 
-/// The secret before the last rotation.
+/// A secret that was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetiringDigest {
     /// What is kept of it.
@@ -243,3 +268,6 @@ impl Record {
         }
     }
 }
+
+const VERSION_AND_VARIANT: u128 = (0xF << 76) | (0x3 << 62);
+const VERSION_8: u128 = (0x8 << 76) | (0x2 << 62);

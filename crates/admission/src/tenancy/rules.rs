@@ -98,6 +98,20 @@ pub enum Amount {
     GpuTime(GpuTime),
 }
 
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Money(amount) => write!(f, "${amount}"),
+            Self::Tokens(tokens) => write!(f, "{tokens} tokens"),
+            Self::GpuTime(time) => {
+                let nanos = time.nanos();
+                let (seconds, rest) = (nanos / NANOS_PER_SECOND, nanos % NANOS_PER_SECOND);
+                write!(f, "{seconds}.{rest:09} seconds of GPU time")
+            }
+        }
+    }
+}
+
 /// A stretch of calendar time, in the organization's time zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -213,6 +227,8 @@ impl WindowBounds {
     pub const FOR_EVER: Self =
         Self { start: Timestamp::from_millis(0), end: Timestamp::from_millis(u64::MAX) };
 }
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {

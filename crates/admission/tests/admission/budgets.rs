@@ -1,10 +1,10 @@
 //! A budget is never overspent and never blocks early.
 
-use admission::{AdmitError, Limits, Outcome, Permit};
+use admission::{AdmitError, Extension, Outcome, Permit};
 use domain::{FinishReason, GpuTime, NanoUsd, Usage};
 use proptest::prelude::*;
 
-use crate::world::{Rules, World, job};
+use crate::world::{Limits, Rules, World, job};
 
 /// Runs one stream the way the gateway does, as far as its budget allows: tokens produced.
 async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
@@ -14,7 +14,8 @@ async fn stream(permit: &Permit, prompt: u32, wanted: u32) -> u32 {
             Usage { prompt_tokens: prompt, completion_tokens: produced, gpu, ..Usage::default() };
         assert!(produced <= permit.allowance(), "the worker would have stopped before");
         permit.record(usage, NanoUsd::ZERO);
-        if permit.runs_short() && permit.extend().await.is_none() && permit.is_used_up() {
+        if permit.runs_short() && permit.extend().await == Extension::Refused && permit.is_used_up()
+        {
             return produced;
         }
     }

@@ -1,5 +1,6 @@
 //! Admission on top of the memory quota: budgets hold, permits end, rows are written.
 
+mod bearers;
 mod budgets;
 mod permits;
 mod world;

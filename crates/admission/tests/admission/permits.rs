@@ -1,9 +1,10 @@
 //! Every way out of a request settles exactly once.
 
-use admission::{AdmitError, Limits, Outcome};
+use admission::tenancy::Record;
+use admission::{AdmitError, Outcome};
 use domain::{ErrorKind, FinishReason, GpuTime, NanoUsd, Price, Timestamp, Usage};
 
-use crate::world::{Rules, World, job, priced_job};
+use crate::world::{Limits, Rules, World, job, priced_job};
 
 fn used(prompt_tokens: u32, completion_tokens: u32) -> Usage {
     let gpu = GpuTime::from_nanos(1000);
@@ -119,7 +120,8 @@ async fn a_revoked_key_is_refused_after_the_next_refresh_and_stays_refused() {
     {
         let mut snapshot = world.tenants.0.lock().unwrap();
         snapshot.revision += 1;
-        snapshot.keys[0].revoked_at = Some(Timestamp::from_millis(1));
+        let Some(Record::Key(key)) = snapshot.records.last_mut() else { panic!("no key") };
+        key.revoked_at = Some(Timestamp::from_millis(1));
     }
     world.directory.refresh().await.unwrap();
     assert!(matches!(world.directory.identify(key), Err(AdmitError::KeyRevoked { .. })));
@@ -130,7 +132,7 @@ async fn a_revoked_key_is_refused_after_the_next_refresh_and_stays_refused() {
     assert!(matches!(world.directory.identify(key), Err(AdmitError::KeyRevoked { .. })));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_minute_later_there_is_room_again() {
     let limits = Limits { requests_per_minute: Some(2), ..Limits::default() };
     let world = World::new(Rules { key: (limits, None), ..Rules::default() }, 1).await;
@@ -146,6 +148,7 @@ async fn a_minute_later_there_is_room_again() {
         panic!("the third request of a minute was admitted")
     };
     world.clock.advance(retry_in);
+    tokio::time::advance(retry_in).await;
 
     assert!(world.admission.reserve(caller, &job(1, 1)).await.is_ok());
 }

@@ -1,17 +1,24 @@
 //! A small world to admit requests in: two keys of one project, a ledger that remembers.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use admission::bank::Founding;
+use admission::tenancy::{
+    Amount, AuditDraft, AuditEntry, Budget, Change, Changes, Committed, Enforcement, Idempotency,
+    Key, Limit, LimitKind, Organization, Policy, Project, Record, Tenants, TimeZone, Window,
+};
 use admission::{
-    Admission, AdmissionParts, Admitted, ApiKey, Budget, Caller, Directory, Entry, KeyRecord,
-    Ledger, Limits, NewKey, Pepper, Place, Snapshot, StoreError, Tenants,
+    Admission, AdmissionParts, Admitted, ApiKey, Books, Caller, Claim, Directory, Entry, Ledger,
+    Measure, Pepper, SliceSettings, SlicedQuota, Slices, StoreError,
 };
 use async_trait::async_trait;
 use domain::{
-    Job, JobParts, KeyId, ManualClock, ModelDigest, ModelName, NanoUsd, OrganizationId, Price,
-    PricePerMillion, ProjectId, RequestId, Sampling, Scope, ScopeId, Timestamp,
+    GatewayId, Job, JobParts, KeyId, ManualClock, ModelDigest, ModelName, NanoUsd, OrganizationId,
+    OwnBound, Price, PricePerMillion, ProjectId, RequestId, RuleId, Sampling, Timestamp,
 };
-use store::MemoryQuota;
+use store::MemoryBank;
 
 /// Everything a test holds on to.
 pub(crate) struct World {
@@ -32,21 +39,39 @@ pub(crate) struct Rules {
     pub(crate) key: (Limits, Option<NanoUsd>),
 }
 
+/// The limits that tests use.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Limits {
+    pub(crate) requests_per_minute: Option<u64>,
+    pub(crate) concurrent_requests: Option<u64>,
+}
+
 impl World {
     pub(crate) async fn new(rules: Rules, keys: usize) -> Self {
         let pepper = Pepper::generate();
         let keys: Vec<ApiKey> = (0..keys).map(|_| ApiKey::generate()).collect();
-        let records = keys.iter().enumerate().map(|(at, key)| record(at, key, &pepper, rules));
-        let snapshot = Snapshot { revision: 1, keys: records.collect() };
-        let tenants = Arc::new(FixedTenants(Mutex::new(snapshot)));
+        let records = records(&keys, &pepper, rules);
+        let tenants = Arc::new(FixedTenants(Mutex::new(Changes {
+            revision: 1,
+            records,
+            removed: Vec::new(),
+        })));
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000_000)));
         let ledger = Arc::new(Rows::default());
         let directory = Directory::open(Arc::clone(&tenants) as _, pepper).await.unwrap();
         let directory = Arc::new(directory);
         let callers = keys.iter().map(|key| directory.identify(key.expose()).unwrap()).collect();
+        let settings = SliceSettings { gateways: 1, request_timeout: Duration::from_mins(10) };
+        let quota = SlicedQuota::new(
+            Slices::new(GATEWAY, 1, settings),
+            Arc::new(MemoryBank::new(Arc::clone(&clock) as _)),
+            Arc::clone(&ledger) as _,
+            Arc::clone(&clock) as _,
+        );
         let admission = Admission::new(AdmissionParts {
+            gateway: GATEWAY,
             directory: Arc::clone(&directory),
-            quota: Arc::new(MemoryQuota::new(Arc::clone(&clock) as _, [])),
+            quota: Arc::new(quota),
             ledger: Arc::clone(&ledger) as _,
             clock: Arc::clone(&clock) as _,
         });
@@ -70,6 +95,10 @@ pub(crate) fn job(prompt: usize, max_output: u32) -> Job {
 }
 
 pub(crate) fn priced_job(prompt: usize, max_output: u32, price: Price) -> Job {
+    bounded_job(prompt, max_output, price, OwnBound::default())
+}
+
+pub(crate) fn bounded_job(prompt: usize, max_output: u32, price: Price, bound: OwnBound) -> Job {
     Job::new(JobParts {
         request: RequestId::generate(),
         model: ModelName::new("m"),
@@ -81,40 +110,77 @@ pub(crate) fn priced_job(prompt: usize, max_output: u32, price: Price) -> Job {
         stop: Vec::new(),
         reproducible: true,
         price,
+        bound,
     })
     .unwrap()
 }
 
-fn record(at: usize, key: &ApiKey, pepper: &Pepper, rules: Rules) -> KeyRecord {
-    let scope = Scope {
-        organization: OrganizationId::from_u128(1),
-        project: ProjectId::from_u128(2),
-        user: None,
-        key: KeyId::from_u128(3 + at as u128),
+fn records(keys: &[ApiKey], pepper: &Pepper, rules: Rules) -> Vec<Record> {
+    let created_at = Timestamp::default();
+    let organization = Organization {
+        id: OrganizationId::from_u128(1),
+        version: 1,
+        name: "acme".to_owned(),
+        time_zone: TimeZone::default(),
+        policy: policy(rules.organization),
+        webhook: None,
+        metadata: BTreeMap::new(),
+        created_at,
     };
-    let place = |scope: ScopeId, (limits, amount): (Limits, Option<NanoUsd>)| Place {
-        scope,
-        limits,
-        budget: amount.map(|amount| Budget { amount }),
+    let project = Project {
+        id: ProjectId::from_u128(2),
+        version: 1,
+        organization: organization.id,
+        name: "search".to_owned(),
+        policy: policy(rules.project),
+        each_end_user: Policy::default(),
+        metadata: BTreeMap::new(),
+        created_at,
     };
-    let [organization, project, own] = scope.levels();
-    KeyRecord {
-        scope,
-        digest: pepper.digest(key),
-        name: format!("key {at}"),
-        created_at: Timestamp::default(),
-        revoked_at: None,
-        models: Vec::new(),
-        places: [
-            place(organization, rules.organization),
-            place(project, rules.project),
-            place(own, rules.key),
-        ],
+    let own = keys.iter().enumerate().map(|(at, key)| {
+        Record::Key(Key {
+            id: KeyId::from_u128(3 + at as u128),
+            version: 1,
+            project: project.id,
+            name: format!("key {at}"),
+            digest: pepper.digest(key),
+            retiring: Vec::new(),
+            rotation: None,
+            policy: policy(rules.key),
+            metadata: BTreeMap::new(),
+            created_at,
+            revoked_at: None,
+        })
+    });
+    let own: Vec<Record> = own.collect();
+    [vec![Record::Organization(organization), Record::Project(project)], own].concat()
+}
+
+fn policy((limits, amount): (Limits, Option<NanoUsd>)) -> Policy {
+    let limit = |kind, max: Option<u64>| {
+        max.map(|max| Limit { id: RuleId::generate(), kind, max, model: None })
+    };
+    let budget = |amount| Budget {
+        id: RuleId::generate(),
+        amount: Amount::Money(amount),
+        window: Window::Total,
+        enforcement: Enforcement::Hard,
+        alert_percent: Vec::new(),
+        model: None,
+    };
+    let limits = [
+        limit(LimitKind::RequestsPerMinute, limits.requests_per_minute),
+        limit(LimitKind::ConcurrentRequests, limits.concurrent_requests),
+    ];
+    Policy {
+        limits: limits.into_iter().flatten().collect(),
+        budgets: amount.map(budget).into_iter().collect(),
+        ..Policy::default()
     }
 }
 
 /// Tenants that a test changes by hand.
-pub(crate) struct FixedTenants(pub(crate) Mutex<Snapshot>);
+pub(crate) struct FixedTenants(pub(crate) Mutex<Changes>);
 
 #[async_trait]
 impl Tenants for FixedTenants {
@@ -122,20 +188,24 @@ impl Tenants for FixedTenants {
         Ok(self.0.lock().unwrap().revision)
     }
 
-    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+    async fn changes(&self, _: u64) -> Result<Changes, StoreError> {
         Ok(self.0.lock().unwrap().clone())
     }
 
-    async fn create_key(&self, _: NewKey) -> Result<KeyRecord, StoreError> {
-        Err(StoreError::new("create key", "these tenants are fixed"))
+    async fn commit(&self, _: &Change) -> Result<Committed, StoreError> {
+        Err(StoreError::new("change tenants", "these tenants are fixed"))
     }
 
-    async fn revoke_key(&self, _: KeyId) -> Result<bool, StoreError> {
-        Err(StoreError::new("revoke key", "these tenants are fixed"))
+    async fn note(&self, _: &AuditDraft) -> Result<(), StoreError> {
+        Ok(())
     }
 
-    async fn set_place(&self, _: &Place) -> Result<bool, StoreError> {
-        Err(StoreError::new("set limits", "these tenants are fixed"))
+    async fn answered(&self, _: &str, _: Timestamp) -> Result<Option<Idempotency>, StoreError> {
+        Ok(None)
+    }
+
+    async fn audit(&self, _: u64, _: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        Ok(Vec::new())
     }
 }
 
@@ -163,6 +233,33 @@ impl Rows {
 }
 
 #[async_trait]
+impl Books for Rows {
+    async fn settle_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn spent(
+        &self,
+        _: OrganizationId,
+        claims: &[Claim],
+    ) -> Result<Vec<Founding>, StoreError> {
+        let rows = self.closed.lock().unwrap();
+        let spent = |claim: &Claim| {
+            let own = |entry: &&Entry| {
+                entry.admitted.scope.path().any(|scope| scope == claim.account.scope)
+            };
+            let money = |entry: &Entry| match claim.measure {
+                Measure::Money => entry.counted.money.nanos(),
+                _ => 0,
+            };
+            let spent = rows.iter().filter(own).map(money).sum();
+            Founding { account: claim.account, spent: vec![(GATEWAY, spent)] }
+        };
+        Ok(claims.iter().map(spent).collect())
+    }
+}
+
+#[async_trait]
 impl Ledger for Rows {
     async fn open(&self, admitted: &Admitted) -> Result<(), StoreError> {
         self.fail()?;
@@ -176,3 +273,5 @@ impl Ledger for Rows {
         Ok(())
     }
 }
+
+const GATEWAY: GatewayId = GatewayId::from_u128(9);

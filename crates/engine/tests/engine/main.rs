@@ -2,6 +2,7 @@
 
 mod accounting;
 mod admission;
+mod conservation;
 mod files;
 mod golden;
 mod invariance;

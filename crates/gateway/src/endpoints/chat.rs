@@ -22,9 +22,7 @@ impl Codec for Chat {
     fn parse(&self, body: &[u8]) -> Result<Call, Failure> {
         let body = parse_object(body)?;
         let fields = Fields::of(&body, "")?;
-        let newer = max_output(&fields, "max_completion_tokens")?;
-        let older = max_output(&fields, "max_tokens")?;
-        Call::parse(&fields, Prompt::Chat(messages(&fields)?), newer.or(older))
+        call(&fields)
     }
 
     fn whole(&self, about: &About, text: &str, end: &Ending) -> Value {
@@ -59,6 +57,13 @@ impl Codec for Chat {
         bare["choices"] = json!([]);
         bare
     }
+}
+
+/// What the fields of a chat completion ask for.
+pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
+    let newer = max_output(fields, "max_completion_tokens")?;
+    let older = max_output(fields, "max_tokens")?;
+    Call::parse(fields, Prompt::Chat(messages(fields)?), newer.or(older))
 }
 
 fn chunk(about: &About, delta: &Value, finish: Option<FinishReason>) -> Value {

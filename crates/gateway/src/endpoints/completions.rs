@@ -25,8 +25,7 @@ impl Codec for Completions {
     fn parse(&self, body: &[u8]) -> Result<Call, Failure> {
         let body = parse_object(body)?;
         let fields = Fields::of(&body, "")?;
-        let max_output = max_output(&fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_OUTPUT);
-        Call::parse(&fields, prompt(fields.required("prompt")?)?, Some(max_output))
+        call(&fields)
     }
 
     fn whole(&self, about: &About, text: &str, end: &Ending) -> Value {
@@ -55,6 +54,12 @@ impl Codec for Completions {
         bare["choices"] = json!([]);
         bare
     }
+}
+
+/// What the fields of a text completion ask for.
+pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
+    let max_output = max_output(fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_OUTPUT);
+    Call::parse(fields, prompt(fields.required("prompt")?)?, Some(max_output))
 }
 
 fn chunk(about: &About, text: &str, finish: Option<FinishReason>) -> Value {

@@ -5,22 +5,24 @@
 
 mod chat;
 mod completions;
+mod estimate;
 mod models;
 mod probes;
 
-use domain::{Charge, ErrorKind, FinishReason, RequestId, Usage};
+use domain::{Charge, ErrorKind, FinishReason, Job, RequestId, Usage};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::call::Call;
 use crate::failure::Failure;
 use crate::gateway::Gateway;
-use admission::Caller;
+use admission::{Caller, Estimate};
 
 /// Every endpoint there is.
 pub(crate) static ENDPOINTS: &[Endpoint] = &[
     chat::ENDPOINT,
     completions::ENDPOINT,
+    estimate::ENDPOINT,
     models::LIST,
     models::ONE,
     probes::HEALTHZ,
@@ -40,6 +42,8 @@ pub(crate) struct Endpoint {
 pub(crate) enum Action {
     /// Answers by running a model.
     Answer(&'static dyn Codec),
+    /// Tells what an answer would come to, without running anything.
+    Estimate(fn(&[u8]) -> Result<Call, Failure>, fn(&Job, &Estimate) -> Value),
     /// Reads something for a caller; the text is what `*` stood for.
     Read(fn(&Gateway, &Caller, &str) -> Result<Value, Failure>),
     /// Tells anybody how the gateway is: a status and a word.

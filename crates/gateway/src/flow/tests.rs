@@ -1,18 +1,29 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use admission::{Admission, AdmissionParts, ApiKey, Budget, Directory, Limits, NewKey};
-use domain::{ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Price, SystemClock};
+use admission::bank::{Bank, BankError, Draw, Drawn, Founding};
+use admission::tenancy::{
+    Actor, Amount, BudgetDraft, Enforcement, MemoryTenants, NewKey, Registry, Terms, Window,
+};
+use admission::{
+    Admission, AdmissionParts, Admitted, Books, Claim, Directory, Entry, Ledger, Pepper,
+    SliceSettings, SlicedQuota, Slices, StoreError,
+};
+use async_trait::async_trait;
+use domain::{
+    Clock, GatewayId, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, OrganizationId,
+    Price, SystemClock,
+};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use proto::{ScriptedWorker, Worker};
 use routing::{Router, RouterSettings};
 use serde_json::{Value, json};
-use store::{MemoryCacheSettings, StoreSettings};
+use store::{MemoryBank, MemoryCache, MemoryCacheSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,49 +38,56 @@ struct World {
     app: Arc<App>,
     gateway: Arc<Gateway>,
     worker: Arc<ScriptedWorker>,
-    ledger: Arc<store::JournaledLedger>,
-    folder: tempfile::TempDir,
+    written: Arc<Written>,
+    bank: Arc<MutableBank>,
     key: String,
     background: Vec<AbortOnDropHandle<()>>,
 }
 
 impl World {
     async fn new(pace: Duration) -> Self {
-        Self::with(pace, Limits::default(), None).await
+        Self::with(pace, None).await
     }
 
-    async fn with(pace: Duration, limits: Limits, budget: Option<i64>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(SystemClock);
-        let cache = Some(MemoryCacheSettings::default());
-        let settings = StoreSettings { data: folder.path().to_owned(), cache, redis: None };
-        let stores = store::open(&settings, Arc::clone(&clock) as _).await.unwrap();
-        let key = ApiKey::generate();
-        let new = NewKey {
-            name: "test".to_owned(),
-            project: "default".to_owned(),
-            digest: stores.pepper.digest(&key),
-            limits,
-            budget: budget.map(|nanos| Budget { amount: NanoUsd::from_nanos(nanos) }),
-            models: Vec::new(),
-        };
-        stores.tenants.create_key(new).await.unwrap();
-        let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper).await.unwrap();
+    async fn with(pace: Duration, budget: Option<i64>) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let tenants = Arc::new(MemoryTenants::new(Arc::clone(&clock)));
+        let (pepper, gateway_id) = (Pepper::generate(), GatewayId::generate());
+        let registry = Registry::new(Arc::clone(&tenants) as _, pepper.clone(), Arc::clone(&clock));
+        let project = registry.project_named("default").await.unwrap();
+        let mut new = NewKey::called("test", project.id);
+        new.policy.budgets = budget.map(|nanos| vec![of(NanoUsd::from_nanos(nanos))]);
+        let made = registry.change(Actor::Local, &new, &Terms::default()).await.unwrap();
+        let key = made.secret.unwrap();
+        let directory = Arc::new(Directory::open(tenants, pepper).await.unwrap());
+        let slices = SliceSettings { gateways: 1, request_timeout: Duration::from_mins(10) };
+        let slices = Slices::new(gateway_id, 1, slices);
+        let written = Arc::new(Written::default());
+        let bank = MemoryBank::new(Arc::clone(&clock));
+        let bank = Arc::new(MutableBank { bank, silent: AtomicBool::new(false) });
+        let quota = SlicedQuota::new(
+            slices,
+            Arc::clone(&bank) as _,
+            Arc::clone(&written) as _,
+            Arc::clone(&clock),
+        );
         let worker = Arc::new(ScriptedWorker::new(info(), files(), 4).paced(pace));
         let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
         let router = Router::new(named, RouterSettings::default());
         let background = router.follow();
         let parts = AdmissionParts {
-            directory: Arc::new(directory),
-            quota: stores.quota,
-            ledger: Arc::clone(&stores.ledger) as _,
-            clock: Arc::clone(&clock) as _,
+            gateway: gateway_id,
+            directory: Arc::clone(&directory),
+            quota: Arc::new(quota),
+            ledger: Arc::clone(&written) as _,
+            clock: Arc::clone(&clock),
         };
+        let tier = MemoryCache::new(MemoryCacheSettings::default());
         let gateway = Arc::new(Gateway::new(Parts {
             admission: Admission::new(parts),
-            catalog: Catalog::new(Arc::clone(&router), prices(), 100),
+            catalog: Catalog::new(Arc::clone(&router), directory, prices(), 100),
             router,
-            cache: Some(cache::Cache::new(stores.cache)),
+            cache: Some(cache::Cache::new(vec![Arc::new(tier)])),
             metrics: Metrics::new().unwrap(),
             clock,
             settings: flow_settings(),
@@ -78,8 +96,8 @@ impl World {
             app: Arc::new(App::new(Arc::clone(&gateway))),
             gateway,
             worker,
-            ledger: stores.ledger,
-            folder,
+            written,
+            bank,
             key: key.expose().to_owned(),
             background,
         };
@@ -132,15 +150,97 @@ impl World {
         while self.gateway.admission().open_holds().await.unwrap() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // The database works in threads of its own, which a stopped clock does not wait for.
-        tokio::time::resume();
-        self.ledger.flush().await.unwrap();
-        rows(self.folder.path()).await
+        let rows = self.written.rows.lock().unwrap();
+        let row = |row: &Entry| {
+            let tokens = i64::from(row.usage.completion_tokens);
+            (row.outcome.name().to_owned(), tokens, row.charge.charge.nanos())
+        };
+        rows.iter().map(row).collect()
     }
 }
 
-async fn rows(data: &Path) -> Vec<(String, i64, i64)> {
-    store::tenants(data).await.unwrap().outcomes().await.unwrap()
+/// A ledger of which every row is looked at.
+#[derive(Default)]
+struct Written {
+    rows: Mutex<Vec<Entry>>,
+}
+
+#[async_trait]
+impl Ledger for Written {
+    async fn open(&self, _: &Admitted) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(&self, entry: &Entry) -> Result<(), StoreError> {
+        self.rows.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+}
+
+/// A bank that can fall silent.
+struct MutableBank {
+    bank: MemoryBank,
+    silent: AtomicBool,
+}
+
+impl MutableBank {
+    fn fall_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
+    fn speak(&self) -> Result<&MemoryBank, BankError> {
+        let silent = self.silent.load(Ordering::SeqCst);
+        if silent { Err(BankError("nobody is there".into())) } else { Ok(&self.bank) }
+    }
+}
+
+#[async_trait]
+impl Bank for MutableBank {
+    async fn draw(&self, draw: &Draw) -> Result<Drawn, BankError> {
+        self.speak()?.draw(draw).await
+    }
+
+    async fn found(&self, of: OrganizationId, foundings: &[Founding]) -> Result<(), BankError> {
+        self.speak()?.found(of, foundings).await
+    }
+}
+
+#[async_trait]
+impl Books for Written {
+    async fn settle_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn spent(
+        &self,
+        _: OrganizationId,
+        claims: &[Claim],
+    ) -> Result<Vec<Founding>, StoreError> {
+        let fresh = |claim: &Claim| Founding { account: claim.account, spent: Vec::new() };
+        Ok(claims.iter().map(fresh).collect())
+    }
+}
+
+fn of(amount: NanoUsd) -> BudgetDraft {
+    BudgetDraft {
+        id: None,
+        amount: Amount::Money(amount),
+        window: Window::Total,
+        enforcement: Enforcement::Hard,
+        alert_percent: Vec::new(),
+        model: None,
+    }
+}
+
+/// What came until there were `number` events.
+async fn until_events(connection: &mut DuplexStream, number: usize) -> String {
+    let mut seen = Vec::new();
+    while String::from_utf8_lossy(&seen).matches("data: ").count() < number {
+        let mut part = [0; 4096];
+        let count = connection.read(&mut part).await.unwrap();
+        seen.extend_from_slice(&part[..count]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
 }
 
 fn info() -> ModelInfo {
@@ -244,12 +344,7 @@ async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
     let world = World::new(Duration::from_secs(1)).await;
     let mut connection = world.send(&world.request(&ask(1000, true))).await;
 
-    let mut seen = Vec::new();
-    while String::from_utf8_lossy(&seen).matches("data: ").count() < 4 {
-        let mut part = [0; 4096];
-        let count = connection.read(&mut part).await.unwrap();
-        seen.extend_from_slice(&part[..count]);
-    }
+    until_events(&mut connection, 4).await;
     drop(connection);
 
     let rows = world.rows().await;
@@ -261,11 +356,11 @@ async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
 
 #[tokio::test]
 async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
-    let world = World::with(Duration::ZERO, Limits::default(), Some(50_000)).await;
+    let world = World::with(Duration::ZERO, Some(50_000)).await;
 
     let reply = world.chat(&ask(1000, true)).await;
 
-    assert!(reply.contains("\"finish_reason\":\"length\""));
+    assert!(reply.contains("\"finish_reason\":\"length\""), "{reply}");
     let last = reply.split("data: ").filter(|event| event.starts_with('{')).last().unwrap();
     assert!(last.contains("budget_exceeded"), "{last}");
     let rows = world.rows().await;
@@ -273,6 +368,39 @@ async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
     assert!(rows[0].2 <= 50_000 && rows[0].2 > 50_000 - 400, "charged {}", rows[0].2);
     let refused = world.chat(&ask(1, false)).await;
     assert!(refused.contains("insufficient_quota") && refused.contains("x-should-retry: false"));
+}
+
+#[tokio::test]
+async fn a_stream_waits_while_nobody_can_say_what_its_budget_has_left_and_then_goes_on() {
+    let world = World::with(Duration::from_millis(10), Some(10_000_000)).await;
+    let mut connection = world.send(&world.request(&ask(1500, true))).await;
+    let mut told = until_events(&mut connection, 4).await;
+
+    world.bank.fall_silent(true);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    world.bank.fall_silent(false);
+    connection.read_to_string(&mut told).await.unwrap();
+
+    assert!(told.contains("\"finish_reason\":\"length\"") && !told.contains("error"), "{told}");
+    let rows = world.rows().await;
+    assert_eq!((rows[0].0.as_str(), rows[0].1), ("length", 1500));
+}
+
+#[tokio::test]
+async fn a_stream_whose_budget_nobody_can_tell_for_long_ends_with_an_error_and_pays_for_what_came()
+{
+    let world = World::with(Duration::from_millis(10), Some(10_000_000)).await;
+    let mut connection = world.send(&world.request(&ask(1500, true))).await;
+    let mut told = until_events(&mut connection, 4).await;
+
+    world.bank.fall_silent(true);
+    connection.read_to_string(&mut told).await.unwrap();
+
+    assert!(told.contains("server_error") && !told.contains("budget_exceeded"), "{told}");
+    let rows = world.rows().await;
+    assert_eq!(rows[0].0, "unavailable");
+    assert!((65..1500).contains(&rows[0].1), "{} tokens", rows[0].1);
+    assert!(rows[0].2 >= rows[0].1 * 400);
 }
 
 #[tokio::test]

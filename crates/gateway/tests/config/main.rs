@@ -5,10 +5,28 @@ use gateway::{GatewaySettings, RawGateway};
 const EXAMPLE: &str = include_str!("../../../../config/gateway.toml");
 
 /// Settings whose default is "none"; the file shows an example of each.
-const EXAMPLES: &[&str] = &["worker_token_file", "[tls]", "certificate", "key", "redis"];
+const EXAMPLES: &[&str] = &[
+    "database",
+    "redis",
+    "pepper_file",
+    "worker_token_file",
+    "[tls]",
+    "certificate",
+    "key",
+    "[[issuers]]",
+    "issuer",
+    "audiences",
+    "algorithms",
+    "jwks_url",
+    "project_claim",
+    "user_claim",
+    "jwks",
+    "project",
+];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] = &["", "[tls]", "[[workers]]", "[[prices]]", "[cache]", "[limits]"];
+const TABLES: &[&str] =
+    &["", "[tls]", "[[workers]]", "[[prices]]", "[[issuers]]", "[cache]", "[limits]"];
 
 #[test]
 fn the_example_is_a_gateway_as_it_stands() {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    ErrorKind, FinishReason, Job, JobParts, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd,
-    Price, RequestId, Sampling,
+    ErrorKind, FinishReason, GpuTime, Job, JobParts, ModelDigest, ModelFiles, ModelInfo, ModelName,
+    NanoUsd, OwnBound, Price, RequestId, Sampling,
 };
 use proptest::prelude::*;
 use proto::{ScriptedWorker, Worker};
-use routing::{Answer, Piece, RouteError, Router, RouterSettings};
+use routing::{Answer, Piece, RouteError, Router, RouterSettings, Used};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A router over scripted workers that all serve the same model.
@@ -70,6 +70,7 @@ fn job(max_output: u32) -> Job {
         stop: Vec::new(),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
+        bound: OwnBound::default(),
     })
     .unwrap()
 }
@@ -165,8 +166,16 @@ async fn a_stream_goes_on_elsewhere_without_a_gap_or_a_repeat() {
 
     assert_eq!(tokens, undisturbed(&fleet, 10));
     assert_eq!((reason, answer.worker()), (FinishReason::Length, "w1"));
-    assert!(answer.used().redone.nanos() > 0, "computing again is not the tenant's");
-    assert_eq!(answer.used().usage.completion_tokens, 10);
+    let Used { usage, cost } = answer.used();
+    assert_eq!(usage.completion_tokens, 10);
+    let millis = |millis: u64| GpuTime::from_nanos(millis * 1_000_000);
+    assert_eq!(usage.times.recompute, millis(1), "computing again is not the tenant's");
+    assert_eq!(
+        (usage.gpu, usage.times.prefill, usage.times.decode),
+        (millis(10), millis(1), millis(9))
+    );
+    // Four and six milliseconds at a dollar an hour, each rounded up.
+    assert_eq!(cost, NanoUsd::from_nanos(1_112 + 1_667));
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,6 +218,7 @@ async fn a_model_nobody_serves_has_no_worker() {
         stop: Vec::new(),
         reproducible: false,
         price: *parts_job.price(),
+        bound: OwnBound::default(),
     })
     .unwrap();
 

@@ -6,6 +6,9 @@ use domain::ProjectId;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use redis::Client;
 
 use super::*;
 use crate::cache_conformance::{self, LARGEST_ANSWER_BYTES, answer, fresh_key};
@@ -22,7 +25,7 @@ fn patient() -> RedisCacheSettings {
 }
 
 #[expect(clippy::disallowed_methods, reason = "where the tests find Redis is not configuration")]
-fn test_redis() -> String {
+pub(crate) fn test_redis() -> String {
     std::env::var("TOLLGATE_TEST_REDIS").expect(
         "TOLLGATE_TEST_REDIS must name a Redis to test with; `cargo xtask test` starts one and sets it",
     )

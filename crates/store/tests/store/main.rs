@@ -1,6 +1,9 @@
 //! The stores, through their ports.
 
+mod bank;
+mod databases;
 mod journal;
-mod quota;
+mod ledger;
 mod tenants;
+mod verify;
 mod world;

@@ -1,10 +1,14 @@
 //! What every [`Worker`] must do, as functions to run against each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use domain::{FinishReason, ModelDigest, RequestId, Sampling, Usage};
+use domain::{
+    Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, NanoUsd, Rent, RequestId,
+    Sampling, Usage,
+};
 use futures_util::StreamExt;
-use proto::{Event, Generation, Start, Worker, WorkerError, WorkerState};
+use proto::{Event, Generation, Start, StateStream, Worker, WorkerError, WorkerState};
 
 /// A worker under test. It serves one model and has room for `capacity` sequences in all, running
 /// and waiting.
@@ -47,7 +51,7 @@ async fn read(generation: &mut Generation, from: u32) -> (Vec<u32>, Option<(Fini
                 assert_eq!(generation.next().await, None, "nothing follows the end");
                 return (tokens, Some((reason, usage)));
             }
-            Event::Failed(error) => panic!("the sequence failed: {error}"),
+            Event::Failed { error, .. } => panic!("the sequence failed: {error}"),
         }
     }
     (tokens, None)
@@ -68,12 +72,20 @@ async fn read_some(generation: &mut Generation, count: usize) -> Vec<u32> {
 /// Waits for the worker to push a state like this.
 async fn until(subject: &Subject, wanted: impl Fn(&WorkerState) -> bool) -> WorkerState {
     let mut states = subject.worker.watch().await.unwrap();
-    while let Some(state) = states.next().await {
-        if wanted(&state) {
-            return state;
+    next(&mut states, wanted).await
+}
+
+/// Waits for a state like this among those that are still to be pushed.
+async fn next(states: &mut StateStream, wanted: impl Fn(&WorkerState) -> bool) -> WorkerState {
+    let wait = async {
+        while let Some(state) = states.next().await {
+            if wanted(&state) {
+                return state;
+            }
         }
-    }
-    panic!("the worker stopped pushing its state")
+        panic!("the worker stopped pushing its state")
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the worker pushes such a state")
 }
 
 pub(crate) async fn a_sequence_produces_what_was_asked_for(subject: Subject) {
@@ -231,12 +243,79 @@ pub(crate) async fn the_workers_time_adds_up(subject: Subject) {
     let mut generation = subject.worker.generate(subject.start(50)).await.unwrap();
     let (_, end) = read(&mut generation, 0).await;
 
-    let gpu = end.unwrap().1.gpu;
-    let state = until(&subject, |state| state.running == 0).await;
-
-    let accounts = state.accounts;
-    assert_eq!(accounts.requests + accounts.idle + accounts.overhead, accounts.wall);
-    if accounts.wall.nanos() > 0 {
-        assert_eq!(accounts.requests, gpu, "one request, and all of its time");
-    }
+    let usage = end.unwrap().1;
+    assert_eq!(usage.gpu, usage.times.prefill + usage.times.decode);
+    assert!(usage.times.prefill.nanos() > 0 && usage.times.decode.nanos() > 0, "{usage:?}");
+    let state = until(&subject, |state| state.running == 0 && state.accounts.requests == usage.gpu);
+    let accounts = state.await.accounts;
+    assert_eq!(accounts.owned(), accounts.wall);
+    assert_eq!(accounts.abandoned + accounts.migration, GpuTime::ZERO);
 }
+
+pub(crate) async fn the_time_of_a_sequence_that_nobody_reads_is_abandoned(subject: Subject) {
+    let start = Start { allowance: 5, ..subject.start(1500) };
+    let mut generation = subject.worker.generate(start).await.unwrap();
+    let (mut tokens, mut used) = (0, GpuTime::ZERO);
+    while tokens < 5 {
+        let Some(Event::Tokens { ids, gpu, .. }) = generation.next().await else {
+            panic!("five tokens are paid for");
+        };
+        tokens += ids.len();
+        used += gpu;
+    }
+
+    drop(generation);
+
+    let state = until(&subject, |state| state.running == 0 && state.accounts.abandoned == used);
+    let accounts = state.await.accounts;
+    assert_eq!((accounts.requests, accounts.owned()), (GpuTime::ZERO, accounts.wall));
+}
+
+pub(crate) async fn catching_up_with_another_worker_is_not_billed(subject: Subject) {
+    let start = Start { generated: vec![8; 30], ..subject.start(40) };
+    let mut generation = subject.worker.generate(start).await.unwrap();
+
+    let (_, end) = read(&mut generation, 30).await;
+
+    let usage = end.unwrap().1;
+    assert!(usage.times.recompute.nanos() > 0, "{usage:?}");
+    assert_eq!((usage.times.prefill, usage.times.decode), (GpuTime::ZERO, usage.gpu));
+    let settled = |state: &WorkerState| state.running == 0 && state.accounts.requests == usage.gpu;
+    let accounts = until(&subject, settled).await.accounts;
+    assert_eq!((accounts.migration, accounts.owned()), (usage.times.recompute, accounts.wall));
+}
+
+pub(crate) async fn a_change_of_price_is_pushed_at_once(subject: Subject) {
+    let mut states = subject.worker.watch().await.unwrap();
+    let mut generation = subject.worker.generate(subject.start(3)).await.unwrap();
+    let (_, end) = read(&mut generation, 0).await;
+    let gpu = end.unwrap().1.gpu;
+    // From here on nothing runs, so that nothing else makes it push.
+    let quiet = |state: &WorkerState| state.running == 0 && state.accounts.requests == gpu;
+    let before = next(&mut states, quiet).await;
+    assert_eq!(before.price_per_hour, NanoUsd::from_dollars(1));
+    assert_eq!(before.capacity, Capacity::OnDemand);
+    let price = NanoUsd::from_nanos(123_456_789);
+
+    subject.worker.set_price(Rent::new(price, Capacity::Spot).unwrap()).await.unwrap();
+
+    let changed = |state: &WorkerState| state.price_per_hour == price;
+    assert_eq!(next(&mut states, changed).await.capacity, Capacity::Spot);
+}
+
+pub(crate) async fn a_worker_is_the_same_incarnation_as_long_as_it_lives(subject: Subject) {
+    let before = incarnation(&subject).await;
+
+    let mut generation = subject.worker.generate(subject.start(3)).await.unwrap();
+    read(&mut generation, 0).await;
+
+    assert_eq!(incarnation(&subject).await, before);
+}
+
+/// Which life of itself a worker says this is.
+pub(crate) async fn incarnation(subject: &Subject) -> IncarnationId {
+    until(subject, |_| true).await.incarnation
+}
+
+/// Much longer than any test; a test that would hang fails instead.
+const DEADLINE: Duration = Duration::from_mins(1);

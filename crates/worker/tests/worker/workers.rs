@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Secret};
+use domain::{Capacity, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent, Secret};
 use engine::EngineConfig;
 use proto::{GrpcWorker, ScriptedWorker, Worker, WorkerServer};
 use tokio::net::TcpListener;
@@ -44,6 +44,10 @@ macro_rules! conforms_in_all {
                 what_can_never_run_is_refused,
                 a_worker_tells_what_it_serves,
                 the_workers_time_adds_up,
+                the_time_of_a_sequence_that_nobody_reads_is_abandoned,
+                catching_up_with_another_worker_is_not_billed,
+                a_change_of_price_is_pushed_at_once,
+                a_worker_is_the_same_incarnation_as_long_as_it_lives,
             ]
         );
     };
@@ -72,8 +76,8 @@ fn scripted() -> Subject {
 
 fn local() -> (Subject, Arc<LocalWorker>) {
     let config = EngineConfig { max_sequences: 4, max_waiting: 2, ..EngineConfig::default() };
-    let price = NanoUsd::from_dollars(1);
-    let worker = LocalWorker::start("demo", &ModelSource::Demo, config, price, &mut |_| {});
+    let rent = Rent::new(NanoUsd::from_dollars(1), Capacity::OnDemand).unwrap();
+    let worker = LocalWorker::start("demo", &ModelSource::Demo, config, rent, &mut |_| {});
     let worker = Arc::new(worker.unwrap());
     let model = worker.info().digest.clone();
     (Subject { worker: Arc::clone(&worker) as _, model, capacity: 6 }, worker)
@@ -97,6 +101,14 @@ async fn served(worker: Arc<dyn Worker>, shown: Option<&str>) -> GrpcWorker {
     let server = WorkerServer::new(worker, token.is_some().then_some(expected));
     tokio::spawn(server.serve(listener, std::future::pending()));
     GrpcWorker::new(&address, token.as_ref()).unwrap()
+}
+
+#[tokio::test]
+async fn workers_that_start_anew_are_told_apart() {
+    for subjects in [[scripted(), scripted()], [local().0, local().0]] {
+        let [first, second] = subjects;
+        assert_ne!(conformance::incarnation(&first).await, conformance::incarnation(&second).await);
+    }
 }
 
 #[tokio::test]

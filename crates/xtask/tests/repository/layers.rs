@@ -125,10 +125,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["domain", "admission", "cache", "routing"]),
     ("gateway", &["domain", "admission", "cache", "proto", "routing", "store"]),
     ("worker", &["domain", "engine", "proto"]),
-    ("tollgate", &["domain", "gateway", "worker"]),
+    ("tollgate", &["domain", "admission", "gateway", "worker"]),
     ("xtask", &[]),
     ("system-tests", &[]),
-    ("load-tests", &[]),
+    ("load-tests", &["domain", "proto"]),
 ];
 
 /// Libraries whose name starts like this, and the one package that may know them.

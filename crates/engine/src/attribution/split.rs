@@ -1,0 +1,196 @@
+//! Splits the measured time of a step over the works in it.
+//!
+//! The rule is the closed form of a fair division of the predicted time: what a work causes alone it pays
+//! alone; the fixed part, which any of them would cause, is paid equally; streaming the weights is paid
+//! equally too, and only tokens beyond the knee are paid by the token. The measured time is divided in
+//! these proportions, in whole nanoseconds by largest remainder.
+
+use std::cmp::Ordering;
+
+use domain::GpuTime;
+
+use super::cost::Costs;
+use super::work::{Demand, Work};
+
+/// Shares, and room to compute them in.
+#[derive(Default)]
+pub(crate) struct Split {
+    shares: Vec<GpuTime>,
+    portions: Vec<Portion>,
+}
+
+/// The part of a step that one work owns.
+struct Portion {
+    index: usize,
+    demand: Demand,
+    weight: u64,
+    /// What the division by the total weight left over.
+    remainder: u64,
+}
+
+impl Split {
+    /// One share of `time` for each of `works`, in order; all of it, if any of them computed anything.
+    pub(crate) fn shares(&mut self, costs: &Costs, time: GpuTime, works: &[Work]) -> &[GpuTime] {
+        self.shares.clear();
+        self.shares.resize(works.len(), GpuTime::ZERO);
+        let total = self.weigh(costs, works);
+        let Self { shares, portions } = self;
+        let mut left = time.nanos();
+        for portion in portions.iter_mut() {
+            let product = u128::from(time.nanos()) * u128::from(portion.weight);
+            let share = (product / u128::from(total)) as u64;
+            portion.remainder = (product % u128::from(total)) as u64;
+            shares[portion.index] = GpuTime::from_nanos(share);
+            left -= share;
+        }
+        if left > 0 && !portions.is_empty() {
+            // Less than a nanosecond each is left, so there are more portions than nanoseconds.
+            portions.select_nth_unstable_by(left as usize, Portion::before);
+            for portion in &portions[..left as usize] {
+                shares[portion.index] += GpuTime::from_nanos(1);
+            }
+        }
+        shares
+    }
+
+    /// Weighs the works that computed anything; the sum of their weights.
+    fn weigh(&mut self, costs: &Costs, works: &[Work]) -> u64 {
+        self.portions.clear();
+        for (index, work) in works.iter().enumerate() {
+            if work.tokens > 0 {
+                let demand = work.demand();
+                self.portions.push(Portion { index, demand, weight: 0, remainder: 0 });
+            }
+        }
+        let whole = Demand::of(works);
+        let predicted = costs.predict(&whole);
+        let equal = (costs.fixed + costs.token * costs.knee) / self.portions.len().max(1) as f64;
+        // The part of a token that is not paid by streaming the weights.
+        let token = costs.token * (1.0 - costs.knee / whole.tokens).max(0.0);
+        let mut total = 0;
+        for portion in &mut self.portions {
+            let demand = &portion.demand;
+            let part = equal + token * demand.tokens + costs.beyond_tokens(demand);
+            // At least one, so that a step of works that cost nothing is split as well.
+            portion.weight = ((part / predicted * WHOLE) as u64).max(1);
+            total += portion.weight;
+        }
+        total
+    }
+}
+
+impl Portion {
+    /// Who is given a nanosecond first: the largest remainder, and among equals who did more.
+    fn before(&self, other: &Self) -> Ordering {
+        let (mine, others) = (&self.demand, &other.demand);
+        (other.remainder.cmp(&self.remainder))
+            .then(others.pairs.total_cmp(&mine.pairs))
+            .then(others.tokens.total_cmp(&mine.tokens))
+            .then(others.rows.total_cmp(&mine.rows))
+            .then(self.index.cmp(&other.index))
+    }
+}
+
+/// The weight of a whole step: fine enough that rounding a weight moves no nanosecond of a minute.
+const WHOLE: f64 = (1_u64 << 48) as f64;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::work::Phase;
+    use super::*;
+
+    fn work() -> impl Strategy<Value = Work> {
+        (1..300_u32, 0..5_000_u32, any::<bool>()).prop_map(|(tokens, first, sampled)| Work {
+            tokens,
+            first,
+            sampled,
+            phase: Phase::Prefill,
+        })
+    }
+
+    fn works() -> impl Strategy<Value = Vec<Work>> {
+        prop::collection::vec(work(), 1..70)
+    }
+
+    fn costs() -> impl Strategy<Value = Costs> {
+        let cost = || prop_oneof![Just(0.0), 0.0..1e6];
+        (cost(), cost(), 1.0..100.0, cost(), cost(), cost()).prop_map(
+            |(fixed, token, knee, pair, read, row)| Costs { fixed, token, knee, pair, read, row },
+        )
+    }
+
+    fn nanos() -> impl Strategy<Value = u64> {
+        prop_oneof![0..200_u64, 0..10_000_000_000_u64]
+    }
+
+    fn shares(costs: &Costs, nanos: u64, works: &[Work]) -> Vec<u64> {
+        let mut split = Split::default();
+        let shares = split.shares(costs, GpuTime::from_nanos(nanos), works);
+        shares.iter().map(|share| share.nanos()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn shares_sum_to_the_time(costs in costs(), works in works(), nanos in nanos()) {
+            prop_assert_eq!(shares(&costs, nanos, &works).iter().sum::<u64>(), nanos);
+        }
+
+        #[test]
+        fn equal_work_pays_the_same_to_a_nanosecond(
+            costs in costs(), works in works(), nanos in nanos(),
+        ) {
+            let shares = shares(&costs, nanos, &[works.clone(), works].concat());
+            let (left, right) = shares.split_at(shares.len() / 2);
+            for (left, right) in left.iter().zip(right) {
+                prop_assert!(left.abs_diff(*right) <= 1, "{left} and {right}");
+            }
+        }
+
+        #[test]
+        fn who_does_more_never_pays_less(
+            costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
+            more in 0..200_u32, further in 0..2_000_u32,
+        ) {
+            let less = *at.get(&works);
+            let more = Work { tokens: less.tokens + more, first: less.first + further, ..less };
+            for pair in [[less, more], [more, less]] {
+                let shares = shares(&costs, nanos, &[works.as_slice(), &pair].concat());
+                let (first, second) = (shares[works.len()], shares[works.len() + 1]);
+                let in_order = if pair[0].tokens == less.tokens && pair[0].first == less.first {
+                    first <= second || (more.tokens, more.first) == (less.tokens, less.first)
+                } else {
+                    second <= first
+                };
+                prop_assert!(in_order, "{pair:?} pay {first} and {second}");
+            }
+        }
+
+        #[test]
+        fn who_does_nothing_pays_nothing_and_changes_nothing(
+            costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
+        ) {
+            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode };
+            let at = at.index(works.len());
+            let mut together = works.clone();
+            together.insert(at, idle);
+
+            let mut with = shares(&costs, nanos, &together);
+
+            prop_assert_eq!(with.remove(at), 0);
+            prop_assert_eq!(with, shares(&costs, nanos, &works));
+        }
+    }
+
+    #[test]
+    fn streaming_the_weights_is_paid_equally_and_tokens_beyond_the_knee_by_the_token() {
+        let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
+        let work = |tokens| Work { tokens, first: 0, sampled: false, phase: Phase::Prefill };
+
+        // Below the knee: 60 + 4 x 30, whoever has how many tokens.
+        assert_eq!(shares(&costs, 180, &[work(1), work(2)]), [90, 90]);
+        // Ten tokens: 60 + 4 x 30 equally, 6 x 30 by the token.
+        assert_eq!(shares(&costs, 360, &[work(1), work(9)]), [90 + 18, 90 + 162]);
+    }
+}

@@ -1,0 +1,79 @@
+//! What sequences do in a step, and what that asks of the machine.
+
+/// What one sequence did in a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    /// Tokens computed.
+    pub(crate) tokens: u32,
+    /// Position of the first of them.
+    pub(crate) first: u32,
+    /// Whether a token was sampled.
+    pub(crate) sampled: bool,
+    /// To what end.
+    pub(crate) phase: Phase,
+}
+
+/// To what end a sequence computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its prompt.
+    Prefill,
+    /// Its output.
+    Decode,
+    /// What had been computed before and was lost. The sequence does not pay for it.
+    Recompute(Loss),
+}
+
+/// How computed keys and values were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The sequence gave way to others.
+    Preemption,
+    /// They are on another worker.
+    Migration,
+}
+
+/// What work asks of the machine, counted. Sums of whole numbers, exact up to 2^53.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Demand {
+    /// Tokens through the layers.
+    pub(crate) tokens: f64,
+    /// Pairs of a token and a position it attends.
+    pub(crate) pairs: f64,
+    /// Positions whose keys and values come from memory.
+    pub(crate) reads: f64,
+    /// Rows of logits.
+    pub(crate) rows: f64,
+}
+
+impl Demand {
+    /// What several works ask together.
+    pub(crate) fn of(works: &[Work]) -> Self {
+        works.iter().map(Work::demand).fold(Self::default(), |sum, demand| Self {
+            tokens: sum.tokens + demand.tokens,
+            pairs: sum.pairs + demand.pairs,
+            reads: sum.reads + demand.reads,
+            rows: sum.rows + demand.rows,
+        })
+    }
+
+    /// What the first `tokens` tokens of a prompt ask.
+    pub(crate) fn of_prefix(tokens: u32) -> Self {
+        Work { tokens, first: 0, sampled: false, phase: Phase::Prefill }.demand()
+    }
+}
+
+impl Work {
+    /// What it asks of the machine.
+    pub(crate) fn demand(&self) -> Demand {
+        let tokens = f64::from(self.tokens);
+        // The token at position p attends p + 1 positions.
+        let pairs = tokens * (f64::from(self.first) + 1.0) + tokens * (tokens - 1.0).max(0.0) / 2.0;
+        let context = f64::from(self.first) + tokens;
+        let reads = context * f64::from(self.tokens.div_ceil(ROWS_PER_READ));
+        Demand { tokens, pairs, reads, rows: f64::from(u8::from(self.sampled)) }
+    }
+}
+
+/// Rows of one sequence that find keys and values in the processor's own caches after the first of them.
+const ROWS_PER_READ: u32 = 32;
