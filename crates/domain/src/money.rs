@@ -65,6 +65,14 @@ impl NanoUsd {
         whole.parse::<i64>().ok()?.checked_mul(NANOS_PER_DOLLAR)?.checked_add(nanos).map(Self)
     }
 
+    /// In dollars with as many decimals as it takes, and two at least: `12.50`.
+    pub fn dollars(self) -> String {
+        let text = self.to_string();
+        let (whole, decimals) = text.split_once('.').unwrap_or((&text, ""));
+        let used = decimals.trim_end_matches('0');
+        format!("{whole}.{used:0<2}")
+    }
+
     /// Rounds an exact rational number of nano-dollars up, so that a charge is never below its price.
     fn from_ratio_rounded_up(numerator: i128, denominator: i128) -> Self {
         let quotient = (numerator + denominator - 1).div_euclid(denominator);
@@ -215,7 +223,10 @@ mod tests {
         for nanos in [0, 1, 999_999_999, 1_000_000_000, 12_345_678_901] {
             let amount = NanoUsd::from_nanos(nanos);
             assert_eq!(NanoUsd::parse_dollars(&amount.to_string()), Some(amount));
+            assert_eq!(NanoUsd::parse_dollars(&amount.dollars()), Some(amount));
         }
+        assert_eq!(NanoUsd::from_dollars(10).dollars(), "10.00");
+        assert_eq!(NanoUsd::from_nanos(1_500).dollars(), "0.0000015");
     }
 
     #[test]

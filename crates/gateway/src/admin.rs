@@ -29,6 +29,7 @@ mod status;
 mod usage;
 mod whoami;
 mod words;
+mod workers;
 
 #[cfg(test)]
 mod tests;
@@ -104,6 +105,7 @@ static RESOURCES: &[fn() -> Routes] = &[
     ledger::routes,
     audit::routes,
     status::routes,
+    workers::routes,
     whoami::routes,
     description::routes,
 ];

@@ -104,6 +104,12 @@ impl Router {
         self.members.iter().map(|member| (member.name().to_owned(), member.state())).collect()
     }
 
+    /// From now on the worker of this name costs this much. `None` if there is no such worker.
+    pub async fn set_price(&self, name: &str, rent: Rent) -> Option<Result<(), WorkerError>> {
+        let member = self.members.iter().find(|member| member.name() == name)?;
+        Some(member.worker().set_price(rent).await)
+    }
+
     /// Whether at least one worker can be given work.
     pub fn is_ready(&self) -> bool {
         let takes_work = |member: &Arc<Member>| {

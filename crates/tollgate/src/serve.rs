@@ -122,7 +122,7 @@ impl FirstRun {
 
 fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&FirstRun>) {
     let (secrets, key) = if let Some(FirstRun { api_key, admin_token, .. }) = first_run {
-        let budget = FIRST_BUDGET;
+        let budget = FIRST_BUDGET.dollars();
         let shown = format!(
             "  API key   {api_key}   (shown once; budget ${budget})\n  admin     {admin_token}   (token, shown once)\n"
         );

@@ -26,7 +26,8 @@ pub enum Action {
     List,
     /// Change words about one: name, metadata, where alerts go.
     Update,
-    /// Change what stands at one: limits, budgets, models, expiry, block; an organization's name and zone.
+    /// Change what stands at one: limits, budgets, models, expiry, block; an organization's name and zone; what
+    /// a worker costs.
     Govern,
     /// Remove one.
     Delete,
@@ -86,13 +87,15 @@ pub enum Resource {
     Usage,
     /// What runs now: workers, holds.
     Status,
+    /// Workers, and what they cost.
+    Worker,
     /// The ledger as a whole, and whether it adds up.
     Ledger,
 }
 
 impl Resource {
     /// Every resource, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Organization,
         Self::Project,
         Self::EndUser,
@@ -102,6 +105,7 @@ impl Resource {
         Self::Audit,
         Self::Usage,
         Self::Status,
+        Self::Worker,
         Self::Ledger,
     ];
 
@@ -117,6 +121,7 @@ impl Resource {
             Self::Audit => "audit",
             Self::Usage => "usage",
             Self::Status => "status",
+            Self::Worker => "worker",
             Self::Ledger => "ledger",
         }
     }
@@ -360,5 +365,6 @@ static PERMISSIONS: &[(Resource, Action, [Reach; 4])] = &[
     (Resource::Audit, Action::List, [I, I, I, N]),
     (Resource::Usage, Action::Read, [I, I, I, I]),
     (Resource::Status, Action::Read, [I, N, N, N]),
+    (Resource::Worker, Action::Govern, [I, N, N, N]),
     (Resource::Ledger, Action::Read, [I, N, I, N]),
 ];

@@ -101,7 +101,7 @@ pub enum Amount {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Money(amount) => write!(f, "${amount}"),
+            Self::Money(amount) => write!(f, "${}", amount.dollars()),
             Self::Tokens(tokens) => write!(f, "{tokens} tokens"),
             Self::GpuTime(time) => {
                 let nanos = time.nanos();

@@ -115,6 +115,7 @@ fn platform() -> Section {
         ("list audit log".to_owned(), Deed::With(Action::List, Resource::Audit)),
         ("read usage".to_owned(), Deed::With(Action::Read, Resource::Usage)),
         ("read status".to_owned(), Deed::With(Action::Read, Resource::Status)),
+        ("price worker".to_owned(), Deed::With(Action::Govern, Resource::Worker)),
         ("read ledger".to_owned(), Deed::With(Action::Read, Resource::Ledger)),
     ]);
     ("platform".to_owned(), deeds)

@@ -146,6 +146,18 @@ impl Refusal {
         Self::of(NO_METHOD, "this address does not know this method", remedy)
     }
 
+    /// The worker of this name cannot be told.
+    pub(super) fn lost_worker(name: &str) -> Self {
+        let remedy = "try again later; if it goes on, look at the worker";
+        Self::of(LOST_WORKER, format!("worker `{name}` does not answer"), remedy).retry_in(PAUSE)
+    }
+
+    /// There is no worker of this name.
+    pub(super) fn no_worker(name: &str) -> Self {
+        let message = format!("no worker is called `{name}`; `/admin/v1/status` lists them");
+        Self::invalid_field("worker", message)
+    }
+
     /// Somebody else is doing the same, and once at a time is enough.
     pub(super) fn busy(detail: &str) -> Self {
         Self::of(BUSY, detail, "try again when that is over").retry_in(BUSY_PAUSE)
@@ -262,6 +274,8 @@ const NO_ROUTE: Kind = kind(StatusCode::NOT_FOUND, "no_such_route", "There is no
 const NO_METHOD: Kind =
     kind(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", "There is no such method here");
 const BUSY: Kind = kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "It is being done already");
+const LOST_WORKER: Kind =
+    kind(StatusCode::SERVICE_UNAVAILABLE, "worker_lost", "The worker does not answer");
 const UNAVAILABLE: Kind =
     kind(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The database does not answer");
 

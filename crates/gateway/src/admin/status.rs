@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::asked::Caller;
 use super::refusal::Refusal;
+use super::words::Money;
 use super::{AdminApi, Routes, probes};
 
 pub(super) fn routes() -> Routes {
@@ -55,6 +56,10 @@ pub(super) struct KnownWorker {
     name: String,
     /// `true`
     reachable: bool,
+    /// What an hour of it costs.
+    price_per_hour: Money,
+    /// On what terms its machine is rented: `on-demand` or `spot`.
+    capacity: &'static str,
     /// Whether it takes nothing new.
     draining: bool,
     /// Sequences that run.
@@ -121,6 +126,8 @@ impl KnownWorker {
         Self {
             name: name.to_owned(),
             reachable: true,
+            price_per_hour: state.price_per_hour.into(),
+            capacity: state.capacity.name(),
             draining: state.draining,
             running: state.running,
             waiting: state.waiting,

@@ -34,10 +34,7 @@ pub(super) struct Moment(pub(super) Timestamp);
 
 impl From<NanoUsd> for Money {
     fn from(amount: NanoUsd) -> Self {
-        let text = amount.to_string();
-        let (whole, decimals) = text.split_once('.').unwrap_or((&text, ""));
-        let used = decimals.trim_end_matches('0');
-        Self { usd: format!("{whole}.{used:0<2}"), nano_usd: amount.nanos() }
+        Self { usd: amount.dollars(), nano_usd: amount.nanos() }
     }
 }
 

@@ -97,12 +97,14 @@ fn words(price: &Price) -> String {
     match price {
         Price::Tokens { input, cached_input, output } => {
             let [input, cached_input, output] =
-                [input, cached_input, output].map(|price| price.amount());
+                [input, cached_input, output].map(|price| price.amount().dollars());
             format!("${input} in, ${cached_input} cached, ${output} out, per million tokens")
         }
-        Price::GpuTime { per_hour, markup_percent: 100 } => format!("${per_hour} per GPU hour"),
+        Price::GpuTime { per_hour, markup_percent: 100 } => {
+            format!("${} per GPU hour", per_hour.dollars())
+        }
         Price::GpuTime { per_hour, markup_percent } => {
-            format!("{markup_percent} % of ${per_hour} per GPU hour")
+            format!("{markup_percent} % of ${} per GPU hour", per_hour.dollars())
         }
     }
 }

@@ -141,8 +141,8 @@ fn row(line: &UsageLine, by: &[UsageGroup]) -> Vec<String> {
         line.cached_tokens.to_string(),
         line.completion_tokens.to_string(),
         (line.gpu.nanos() / 1_000_000).to_string(),
-        format!("${}", line.charge.cost),
-        format!("${}", line.charge.charge),
+        format!("${}", line.charge.cost.dollars()),
+        format!("${}", line.charge.charge.dollars()),
     ];
     group.chain(figures).collect()
 }

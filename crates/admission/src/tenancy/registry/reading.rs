@@ -1,7 +1,7 @@
 //! Reading: single records, pages of them, the audit log, and what may be read elsewhere.
 
 use domain::{OrganizationId, Problems, ProjectId, ScopeId, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::request::{admin_id, seen};
 use super::{Registry, RegistryError, shortened};
@@ -178,6 +178,27 @@ impl Registry {
         let deed = Deed { action, resource, place: Place::Platform, admin: None };
         let look = Look { action, resource, at: None };
         self.look(actor, look, |officer, _| officer.permit(&deed)).await
+    }
+
+    /// Tells the audit log of something that was done to what is the platform's and is kept elsewhere. Whoever
+    /// did it was [authorized](Self::authorize) before.
+    pub async fn tell(
+        &self,
+        actor: Actor,
+        (action, resource): (Action, Resource),
+        name: &str,
+        detail: Value,
+    ) -> Result<(), RegistryError> {
+        let line = AuditDraft {
+            at: self.clock.now(),
+            actor: actor.to_string(),
+            action: format!("{}.{}", resource.name(), action.name()),
+            resource: name.to_owned(),
+            organization: None,
+            outcome: "done".to_owned(),
+            detail,
+        };
+        self.tenants.note(&line).await.map_err(RegistryError::Store)
     }
 
     /// The part of the tenant tree to which an answer must be confined: where `within` is, or all that is

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use admission::tenancy::{Amount, KeyUpdate, OrganizationUpdate};
+use axum::http::Method;
 use domain::{KeyId, NanoUsd, OrganizationId, ProjectId, Timestamp};
+use futures_util::StreamExt as _;
+use proto::Worker as _;
 use serde_json::{Value, json};
 
 use super::world::{START, World, daily, row};
@@ -147,10 +150,35 @@ async fn the_ledger_is_verified_as_a_whole() {
 }
 
 #[tokio::test]
+async fn a_worker_costs_what_it_is_told_to_cost_and_the_audit_log_knows() {
+    let world = World::new().await;
+    let draft = json!({ "worker": "scripted", "price_per_hour": "1.20", "capacity": "spot" });
+
+    let told = world.ask(Method::PUT, "/admin/v1/workers/price").json(&draft).send().await;
+
+    assert_eq!(told.is(200).json()["price_per_hour"]["nano_usd"], 1_200_000_000);
+    let state = world.worker.watch().await.unwrap().next().await.unwrap();
+    assert_eq!(state.price_per_hour.nanos(), 1_200_000_000);
+    assert_eq!(state.capacity, domain::Capacity::Spot);
+    let audit = world.get("/admin/v1/audit?limit=1000").send().await.is(200).text;
+    assert!(audit.contains("worker.govern") && audit.contains("scripted"), "{audit}");
+    let unknown = json!({ "worker": "nobody", "price_per_hour": "1" });
+    let refused = world.ask(Method::PUT, "/admin/v1/workers/price").json(&unknown).send().await;
+    assert_eq!(refused.is(422).json()["problems"][0]["field"], "worker");
+}
+
+#[tokio::test]
 async fn the_status_has_what_watchers_look_for() {
     let world = World::new().await;
     let status = world.get("/admin/v1/status").send().await.is(200).json();
-    assert_eq!(status, json!({ "workers": [], "open_holds": 0, "requests_in_flight": 0 }));
+    assert_eq!(
+        status,
+        json!({
+            "workers": [{ "name": "scripted", "reachable": false }],
+            "open_holds": 0,
+            "requests_in_flight": 0,
+        })
+    );
 }
 
 /// A world in which five requests were paid for.

@@ -144,6 +144,7 @@ async fn ask(world: &World, deed: &Deed, token: Option<&str>) -> Answered {
     let method = match deed.operation.split_once('_').map_or("", |(verb, _)| verb) {
         "create" | "rotate" | "revoke" => Method::POST,
         "update" => Method::PATCH,
+        "price" => Method::PUT,
         "delete" => Method::DELETE,
         _ => Method::GET,
     };
@@ -276,6 +277,8 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
     let (one, at) = (format!("/prices/{}", people.price.id), At::Record(people.price.id.into()));
     let tariff = json!({ "gpu_time": { "per_hour": "2.00", "markup_percent": 100 } });
     let new = Some(json!({ "model": "n", "price": tariff }));
+    let rent = Some(json!({ "worker": "scripted", "price_per_hour": "1.20" }));
+    let worker = (Action::Govern, Resource::Worker);
     let mut deeds = vec![
         deed("list_prices", "/prices", None, price(Action::List), At::Home),
         deed("create_price", "/prices", new, price(Action::Create), At::Platform),
@@ -284,6 +287,7 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
         deed("read_usage", "/usage", None, usage, At::Home),
         deed("list_audit", "/audit", None, (Action::List, Resource::Audit), At::Home),
         deed("read_status", "/status", None, (Action::Read, Resource::Status), At::Platform),
+        deed("price_worker", "/workers/price", rent, worker, At::Platform),
         deed(
             "verify_ledger",
             "/ledger/verification",

@@ -17,8 +17,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use domain::{
     AdminId, Charge, FinishReason, GatewayId, GpuTime, HoldId, KeyId, ManualClock, ModelDigest,
-    ModelName, NanoUsd, OrganizationId, Price, ProjectId, RequestId, Scope, Timestamp, Usage,
+    ModelFiles, ModelInfo, ModelName, NanoUsd, OrganizationId, Price, ProjectId, RequestId, Scope,
+    Timestamp, Usage,
 };
+use proto::{ScriptedWorker, Worker};
 use routing::RouterSettings;
 use serde_json::Value;
 use store::{Database, StoreSettings};
@@ -36,6 +38,7 @@ pub(super) struct World {
     pub(super) registry: Registry,
     pub(super) database: Database,
     pub(super) clock: Arc<ManualClock>,
+    pub(super) worker: Arc<ScriptedWorker>,
     pub(super) people: People,
     _folder: tempfile::TempDir,
 }
@@ -103,7 +106,9 @@ impl World {
         let people = people(&registry()).await;
         let tenants = Arc::clone(&stores.tenants);
         let directory = Arc::new(Directory::open(tenants, stores.pepper.clone()).await.unwrap());
-        let router = routing::Router::new([], RouterSettings::default());
+        let worker = Arc::new(scripted());
+        let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
+        let router = routing::Router::new(named, RouterSettings::default());
         let admission = Admission::new(AdmissionParts {
             gateway: stores.gateway,
             directory: Arc::clone(&directory),
@@ -127,6 +132,7 @@ impl World {
             registry: registry(),
             database: stores.database.clone(),
             clock,
+            worker,
             people,
             _folder: folder,
         }
@@ -335,6 +341,19 @@ pub(super) fn row(
         counted: Quantity { money: charge, tokens: 7, gpu },
         work: Vec::new(),
     }
+}
+
+fn scripted() -> ScriptedWorker {
+    let info = ModelInfo {
+        name: ModelName::new("scripted"),
+        digest: ModelDigest::new("0123456789abcdef"),
+        context_length: 64,
+        vocabulary: 16,
+        stop_tokens: Vec::new(),
+        weights: "none".to_owned(),
+    };
+    let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
+    ScriptedWorker::new(info, files, 4)
 }
 
 fn flow_settings() -> FlowSettings {
