@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::{Job, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd};
+use domain::{Job, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent};
 use proto::{Generation, Start, Worker, WorkerError, WorkerState};
 use tokio::sync::watch;
 use tokio::time::Instant;

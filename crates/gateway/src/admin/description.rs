@@ -88,8 +88,8 @@ fn finished(mut document: OpenApi) -> OpenApi {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    let PathItem { get, post, patch, delete, .. } = item;
-    [get, post, patch, delete].into_iter().filter_map(Option::as_mut)
+    let PathItem { get, post, put, patch, delete, .. } = item;
+    [get, post, put, patch, delete].into_iter().filter_map(Option::as_mut)
 }
 
 /// Says that answers show the record's version.
