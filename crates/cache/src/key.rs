@@ -2,8 +2,8 @@
 //!
 //! Two requests have one key exactly if they come from one project and would give the same text:
 //! same model digest (it covers weights, tokenizer and template), prompt tokens, output limit,
-//! sampling and stop strings. Which key of the project asks, the request's id and the name the
-//! model goes by do not matter, nor does its price: a hit is metered by whoever asks. Where two values cannot differ in effect (`-0.0` and `0.0`; the
+//! sampling, format and stop strings. Which key of the project asks, the request's id, its priority and the
+//! name the model goes by do not matter, nor does its price: a hit is metered by whoever asks. Where two values cannot differ in effect (`-0.0` and `0.0`; the
 //! seed and the cut-offs of a greedy request) they are one value here.
 //!
 //! The encoding that is hashed is injective: every field is either of fixed size or preceded by
@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use domain::{Job, ProjectId, Sampling, Scope};
+use domain::{Format, Job, OutputRules, ProjectId, Sampling, Scope};
 
 /// Names one reproducible request of one project. Made only by [`CacheKey::of`].
 ///
@@ -38,6 +38,7 @@ impl CacheKey {
         encoding.tokens(job.prompt());
         encoding.number(job.max_output());
         encoding.sampling(job.sampling());
+        encoding.output(job.output());
         encoding.texts(job.stop());
         Some(Self { project: *project, digest: encoding.digest() })
     }
@@ -102,6 +103,29 @@ impl Encoding {
         self.0.extend(seed.to_le_bytes());
     }
 
+    fn output(&mut self, output: &OutputRules) {
+        let OutputRules { format, logprobs, min_tokens, ignore_eos } = output;
+        match format {
+            Format::Text => self.number(0),
+            Format::JsonObject => self.number(1),
+            Format::JsonSchema(schema) => self.named(2, schema),
+            Format::Regex(regex) => self.named(3, regex),
+            Format::Choice(texts) => {
+                self.number(4);
+                self.texts(texts);
+            }
+            Format::Grammar(grammar) => self.named(5, grammar),
+        }
+        self.number(logprobs.map_or(0, |top| top.saturating_add(1)));
+        self.number(*min_tokens);
+        self.number(u32::from(*ignore_eos));
+    }
+
+    fn named(&mut self, kind: u32, text: &str) {
+        self.number(kind);
+        self.bytes(text.as_bytes());
+    }
+
     fn texts(&mut self, texts: &[String]) {
         self.length(texts.len());
         for text in texts {
@@ -141,7 +165,7 @@ impl Encoding {
 }
 
 /// Separates these hashes from every other use of the hash; changes whenever the encoding does.
-const DOMAIN: &str = "tollgate 2026 response cache, exact request, encoding 1";
+const DOMAIN: &str = "tollgate 2026 response cache, exact request, encoding 2";
 
 #[cfg(test)]
 mod tests {
@@ -167,7 +191,9 @@ mod tests {
             prompt,
             max_output,
             sampling: _,
+            output,
             stop,
+            share: _,
             reproducible: _,
             price: _,
             bound: _,
@@ -182,6 +208,17 @@ mod tests {
         add("prompt, other", JobParts { prompt: other.into(), ..parts.clone() });
         let max_output = max_output.map(|limit| limit + 1);
         add("max_output", JobParts { max_output, ..parts.clone() });
+        let schema = Format::JsonSchema("{}".into());
+        for (name, output) in [
+            ("format", OutputRules { format: Format::JsonObject, ..output.clone() }),
+            ("format, other", OutputRules { format: schema, ..output.clone() }),
+            ("logprobs", OutputRules { logprobs: Some(0), ..output.clone() }),
+            ("logprobs, more", OutputRules { logprobs: Some(1), ..output.clone() }),
+            ("min_tokens", OutputRules { min_tokens: 1, ..output.clone() }),
+            ("ignore_eos", OutputRules { ignore_eos: true, ..output.clone() }),
+        ] {
+            add(name, JobParts { output, ..parts.clone() });
+        }
         let more = stop.iter().cloned().chain([String::new()]).collect();
         add("stop, more", JobParts { stop: more, ..parts.clone() });
         let mut longer = stop.clone();

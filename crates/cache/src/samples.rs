@@ -1,8 +1,8 @@
 //! Requests to test with: fixed ones, and any.
 
 use domain::{
-    Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, OwnBound, Price,
-    ProjectId, RequestId, Sampling, Scope,
+    Job, JobParts, KeyId, ModelDigest, ModelName, NanoUsd, OrganizationId, OutputRules, OwnBound,
+    Price, ProjectId, RequestId, Sampling, Scope, Share,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -29,7 +29,9 @@ pub(crate) fn greedy_parts() -> JobParts {
         prompt: vec![1, 2, 3].into(),
         max_output: Some(10),
         sampling: Sampling::greedy(),
+        output: OutputRules::default(),
         stop: Vec::new(),
+        share: Share::of(ProjectId::from_u128(1)),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::ZERO, markup_percent: 100 },
         bound: OwnBound::default(),

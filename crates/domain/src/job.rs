@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{GpuTime, ModelDigest, ModelName, NanoUsd, Price, RequestId, Sampling};
+use crate::{
+    GpuTime, ModelDigest, ModelName, NanoUsd, OutputRules, Price, RequestId, Sampling, Share,
+};
 
 /// Everything a [`Job`] is made of.
 #[derive(Clone, Debug)]
@@ -21,8 +23,12 @@ pub struct JobParts {
     pub max_output: Option<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What is asked of the output beside that.
+    pub output: OutputRules,
     /// Texts that end the output; they are not part of it.
     pub stop: Vec<String>,
+    /// For whom it runs, and how urgent it is.
+    pub share: Share,
     /// The same job would give the same tokens again: greedy, or seeded by the caller.
     pub reproducible: bool,
     /// What the tenant pays.
@@ -124,6 +130,16 @@ impl Job {
         &self.parts.sampling
     }
 
+    /// What is asked of the output beside how tokens are chosen.
+    pub const fn output(&self) -> &OutputRules {
+        &self.parts.output
+    }
+
+    /// For whom it runs, and how urgent it is.
+    pub const fn share(&self) -> Share {
+        self.parts.share
+    }
+
     /// What the tenant pays.
     pub const fn price(&self) -> &Price {
         &self.parts.price
@@ -148,7 +164,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NanoUsd;
+    use crate::{NanoUsd, ProjectId};
 
     fn parts(prompt: usize, max_output: Option<u32>) -> JobParts {
         JobParts {
@@ -159,7 +175,9 @@ mod tests {
             prompt: vec![1; prompt].into(),
             max_output,
             sampling: Sampling::greedy(),
+            output: OutputRules::default(),
             stop: Vec::new(),
+            share: Share::of(ProjectId::generate()),
             reproducible: true,
             price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
             bound: OwnBound::default(),

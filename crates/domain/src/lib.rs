@@ -9,10 +9,13 @@ mod id;
 mod job;
 mod model;
 mod money;
+mod output;
+mod prefix;
 mod problems;
 mod sampling;
 mod scope;
 mod secret;
+mod share;
 mod usage;
 mod worker;
 
@@ -25,9 +28,12 @@ pub use id::{
 pub use job::{Job, JobError, JobParts, OwnBound};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
+pub use output::{Format, Logprobs, OutputRules};
+pub use prefix::{BlockHash, BlockNames, CacheSalt};
 pub use problems::{Problem, Problems};
 pub use sampling::Sampling;
 pub use scope::{Level, Scope, ScopeId};
 pub use secret::Secret;
+pub use share::{Priority, Share};
 pub use usage::{Charge, FinishReason, GpuTime, Times, Usage, Work};
-pub use worker::{Accounts, Capacity, Rent};
+pub use worker::{Accounts, Capacity, Rent, Stage};

@@ -25,6 +25,32 @@ impl Capacity {
     }
 }
 
+/// How far a worker is on its way out.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// It takes sequences.
+    #[default]
+    Serving,
+    /// It takes nothing new; what it has goes on.
+    Draining,
+    /// It hands over what it cannot finish in time.
+    Evacuating,
+}
+
+impl Stage {
+    /// Its name in the admin API and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Evacuating => "evacuating",
+        }
+    }
+}
+
 /// What a worker's machine costs: never less than nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rent {

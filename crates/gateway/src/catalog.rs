@@ -8,7 +8,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use admission::{Caller, Directory};
-use domain::{ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, Price, RequestId};
+use domain::{
+    ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, OutputRules, Price, RequestId,
+    Share,
+};
 use routing::{Router, Served};
 
 use crate::call::Call;
@@ -164,7 +167,9 @@ impl Catalog {
             prompt: prompt.into(),
             max_output: call.max_output,
             sampling: call.sampling,
+            output: OutputRules::default(),
             stop: call.stop,
+            share: Share::of(caller.scope().project),
             reproducible: call.reproducible,
             // The price of this moment; what it becomes later is another request's.
             price: self

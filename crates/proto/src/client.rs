@@ -18,8 +18,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use crate::contract::{
-    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixStream, Start,
+    StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
+use crate::convert::millis;
 use crate::wire;
 
 /// The gRPC client of the worker contract.
@@ -96,8 +98,9 @@ impl Worker for GrpcWorker {
         Ok(known.filter_map(|state| std::future::ready(state.ok())).boxed())
     }
 
-    async fn drain(&self) -> Result<(), WorkerError> {
-        self.client.clone().drain(wire::DrainRequest {}).await?;
+    async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
+        let leaves_in_millis = leaves_in.map(millis);
+        self.client.clone().drain(wire::DrainRequest { leaves_in_millis }).await?;
         Ok(())
     }
 
@@ -109,6 +112,23 @@ impl Worker for GrpcWorker {
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
         let request = wire::ModelFilesRequest { digest: model.as_str().to_owned() };
         Ok(self.client.clone().model_files(request).await?.into_inner().into())
+    }
+
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
+        let changes = self.client.clone().prefixes(wire::PrefixesRequest {}).await?.into_inner();
+        let known = changes.take_while(|change| std::future::ready(change.is_ok()));
+        Ok(known.filter_map(|change| std::future::ready(change.ok().map(Into::into))).boxed())
+    }
+
+    async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError> {
+        let request = wire::BlocksRequest::from(wanted);
+        let blocks = self.client.clone().blocks(request).await?.into_inner();
+        Ok(blocks.map(|block| block.map_err(WorkerError::from)?.try_into()).boxed())
+    }
+
+    async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError> {
+        let request = wire::FetchRequest::from(order);
+        Ok(self.client.clone().fetch(request).await?.into_inner().into())
     }
 }
 

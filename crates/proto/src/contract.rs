@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Accounts, Capacity, ErrorKind, FinishReason, GpuTime, IncarnationId, ModelDigest, ModelFiles,
-    ModelInfo, NanoUsd, Rent, RequestId, Sampling, Usage,
+    Accounts, BlockHash, CacheSalt, Capacity, ErrorKind, FinishReason, GpuTime, IncarnationId,
+    Logprobs, ModelDigest, ModelFiles, ModelInfo, NanoUsd, OutputRules, Rent, RequestId, Sampling,
+    Share, Stage, Usage,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -25,14 +26,82 @@ pub trait Worker: Send + Sync {
     /// The state now, and again whenever it changes.
     async fn watch(&self) -> Result<StateStream, WorkerError>;
 
-    /// From now on new sequences are refused with [`WorkerError::Draining`]; accepted ones go on.
-    async fn drain(&self) -> Result<(), WorkerError>;
+    /// From now on new sequences are refused with [`WorkerError::Draining`]; accepted ones go on. What cannot
+    /// end within `leaves_in`, if that is known, is handed over ([`Event::HandedOver`]).
+    async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError>;
 
     /// From now on it costs this much, and tells its watchers at once.
     async fn set_price(&self, rent: Rent) -> Result<(), WorkerError>;
 
     /// The tokenizer and template of a model it serves.
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError>;
+
+    /// Which prefixes its KV cache holds: all of them first, then what changes.
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError>;
+
+    /// The content of those of these KV blocks that it holds.
+    async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError>;
+
+    /// Gets the blocks of a prefix that it lacks from another worker, where that is faster than computing
+    /// them. Returns when they are there.
+    async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError>;
+}
+
+/// What changes in a KV cache; it ends when the worker can no longer be reached.
+pub type PrefixStream = Pin<Box<dyn Stream<Item = PrefixChange> + Send>>;
+
+/// Blocks as they come. An error is the last item.
+pub type BlockStream = Pin<Box<dyn Stream<Item = Result<BlockContent, WorkerError>> + Send>>;
+
+/// What changed in a KV cache. Blocks go by [`BlockHash::short`]: enough to guess where a prefix may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixChange {
+    /// Forget everything that was said before.
+    pub reset: bool,
+    /// Blocks it holds now.
+    pub added: Vec<u64>,
+    /// Blocks it no longer holds.
+    pub removed: Vec<u64>,
+}
+
+/// KV blocks that one worker wants of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlocksWanted {
+    /// The exact model version.
+    pub model: ModelDigest,
+    /// Their names.
+    pub names: Vec<BlockHash>,
+}
+
+/// One KV block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockContent {
+    /// Its name.
+    pub name: BlockHash,
+    /// Keys and values of all layers, as workers of the model keep them.
+    pub content: Vec<u8>,
+}
+
+/// A prefix to get from another worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchOrder {
+    /// The exact model version.
+    pub model: ModelDigest,
+    /// Whose prefix it is.
+    pub salt: CacheSalt,
+    /// Its tokens.
+    pub tokens: Arc<[u32]>,
+    /// The address of the worker that has it.
+    pub from: String,
+}
+
+/// What came of a [`FetchOrder`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Blocks that came.
+    pub blocks: u32,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Pushed states of a worker; it ends when the worker can no longer be reached.
@@ -55,6 +124,12 @@ pub struct Start {
     pub allowance: u32,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What is asked of the output beside that.
+    pub output: OutputRules,
+    /// For whom it runs.
+    pub share: Share,
+    /// Keeps the tenant's KV blocks apart from everybody else's.
+    pub salt: CacheSalt,
 }
 
 /// What a running sequence tells.
@@ -68,6 +143,13 @@ pub enum Event {
         ids: Vec<u32>,
         /// Billable time attributed to the sequence since the last event.
         gpu: GpuTime,
+        /// For each of `ids`, if that was asked for; else empty.
+        logprobs: Vec<Logprobs>,
+    },
+    /// The worker leaves before the sequence could end; another one is to go on. Nothing follows.
+    HandedOver {
+        /// All it used on this worker.
+        usage: Usage,
     },
     /// The end, as wished for. Nothing follows.
     Finished {
@@ -191,8 +273,26 @@ pub struct WorkerState {
     pub running: u32,
     /// Sequences accepted, not yet started.
     pub waiting: u32,
-    /// It takes nothing new.
-    pub draining: bool,
+    /// How far it is on its way out.
+    pub stage: Stage,
+    /// How long it stays, if it is leaving and knows.
+    pub leaves_in: Option<Duration>,
+    /// Where its machine is, in the words of whoever rents it out; empty if it does not say.
+    pub zone: String,
+    /// Tokens of one KV block; 0 if it keeps none.
+    pub block_tokens: u32,
+    /// What the keys and values of one KV block take, in bytes.
+    pub block_bytes: u64,
+    /// Tokens whose keys and values running sequences hold.
+    pub running_tokens: u64,
+    /// Prompt tokens that are still to be computed.
+    pub waiting_tokens: u64,
+    /// After how long a sequence that came now would have its first token, its own prompt not counted.
+    pub first_token_in: Duration,
+    /// What a token of its prompt would add to that.
+    pub prompt_token_time: Duration,
+    /// From one token of a running sequence to the next, lately.
+    pub step_time: Duration,
     /// What an hour of it costs.
     pub price_per_hour: NanoUsd,
     /// On what terms its machine is rented.
@@ -213,12 +313,28 @@ impl Default for WorkerState {
             total_blocks: 0,
             running: 0,
             waiting: 0,
-            draining: false,
+            stage: Stage::Serving,
+            leaves_in: None,
+            zone: String::new(),
+            block_tokens: 0,
+            block_bytes: 0,
+            running_tokens: 0,
+            waiting_tokens: 0,
+            first_token_in: Duration::ZERO,
+            prompt_token_time: Duration::ZERO,
+            step_time: Duration::ZERO,
             price_per_hour: NanoUsd::ZERO,
             capacity: Capacity::default(),
             accounts: Accounts::default(),
             attribution_error_ppm: 0,
         }
+    }
+}
+
+impl WorkerState {
+    /// Whether it takes new sequences, as far as its stage goes.
+    pub fn takes_work(&self) -> bool {
+        self.stage == Stage::Serving
     }
 }
 

@@ -6,107 +6,13 @@
 use std::time::Duration;
 
 use domain::{
-    Accounts, Capacity, FinishReason, GpuTime, ModelDigest, ModelFiles, ModelInfo, ModelName,
-    NanoUsd, Rent, Sampling, Times, Usage,
+    Accounts, Capacity, FinishReason, GpuTime, Logprobs, ModelDigest, ModelFiles, ModelInfo,
+    ModelName, NanoUsd, Rent, Stage, Times, Usage,
 };
 use tonic::{Code, Status};
 
-use crate::contract::{Event, Start, WorkerError, WorkerState};
+use crate::contract::{Event, WorkerError, WorkerState};
 use crate::wire;
-
-impl From<Start> for wire::Start {
-    fn from(start: Start) -> Self {
-        let Start { request, model, prompt, generated, max_output, allowance, sampling } = start;
-        Self {
-            request_id: request.to_string(),
-            model_digest: model.as_str().to_owned(),
-            prompt: prompt.to_vec(),
-            generated,
-            max_output,
-            allowance,
-            sampling: Some(sampling.into()),
-        }
-    }
-}
-
-impl TryFrom<wire::Start> for Start {
-    type Error = WorkerError;
-
-    fn try_from(start: wire::Start) -> Result<Self, WorkerError> {
-        let sampling = start.sampling.ok_or_else(|| invalid("start.sampling is missing"))?;
-        Ok(Self {
-            request: start.request_id.parse().map_err(|error| invalid(&format!("{error}")))?,
-            model: ModelDigest::new(start.model_digest),
-            prompt: start.prompt.into(),
-            generated: start.generated,
-            max_output: start.max_output,
-            allowance: start.allowance,
-            sampling: sampling.try_into()?,
-        })
-    }
-}
-
-impl From<Sampling> for wire::Sampling {
-    fn from(sampling: Sampling) -> Self {
-        let Sampling {
-            temperature,
-            top_p,
-            top_k,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            logit_bias,
-            seed,
-        } = sampling;
-        let logit_bias =
-            logit_bias.into_iter().map(|(token, bias)| wire::LogitBias { token, bias }).collect();
-        Self {
-            temperature,
-            top_p,
-            top_k,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            logit_bias,
-            seed,
-        }
-    }
-}
-
-impl TryFrom<wire::Sampling> for Sampling {
-    type Error = WorkerError;
-
-    fn try_from(sampling: wire::Sampling) -> Result<Self, WorkerError> {
-        let numbers = [
-            sampling.temperature,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.repetition_penalty,
-            sampling.presence_penalty,
-            sampling.frequency_penalty,
-        ];
-        if numbers.iter().any(|number| !number.is_finite()) {
-            return Err(invalid("start.sampling has a value that is not finite"));
-        }
-        Ok(Self {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            min_p: sampling.min_p,
-            repetition_penalty: sampling.repetition_penalty,
-            presence_penalty: sampling.presence_penalty,
-            frequency_penalty: sampling.frequency_penalty,
-            logit_bias: sampling
-                .logit_bias
-                .into_iter()
-                .map(|bias| (bias.token, bias.bias))
-                .collect(),
-            seed: sampling.seed,
-        })
-    }
-}
 
 impl From<FinishReason> for wire::FinishReason {
     fn from(reason: FinishReason) -> Self {
@@ -134,8 +40,14 @@ impl From<Event> for wire::GenerateResponse {
     fn from(event: Event) -> Self {
         use wire::generate_response::Kind;
         let kind = match event {
-            Event::Tokens { first, ids, gpu } => {
-                Kind::Tokens(wire::Tokens { first, ids, gpu_nanos: gpu.nanos() })
+            Event::Tokens { first, ids, gpu, logprobs } => Kind::Tokens(wire::Tokens {
+                first,
+                ids,
+                gpu_nanos: gpu.nanos(),
+                logprobs: logprobs.into_iter().map(Into::into).collect(),
+            }),
+            Event::HandedOver { usage } => {
+                Kind::HandedOver(wire::HandedOver { usage: Some(usage.into()) })
             }
             Event::Finished { reason, usage } => Kind::Finished(wire::Finished {
                 reason: wire::FinishReason::from(reason).into(),
@@ -156,10 +68,19 @@ impl TryFrom<wire::GenerateResponse> for Event {
     fn try_from(response: wire::GenerateResponse) -> Result<Self, WorkerError> {
         use wire::generate_response::Kind;
         match response.kind.ok_or_else(|| invalid("empty response"))? {
-            Kind::Tokens(tokens) => Ok(Self::Tokens {
-                first: tokens.first,
-                ids: tokens.ids,
-                gpu: GpuTime::from_nanos(tokens.gpu_nanos),
+            Kind::Tokens(tokens) => {
+                if !tokens.logprobs.is_empty() && tokens.logprobs.len() != tokens.ids.len() {
+                    return Err(invalid("tokens.logprobs must be one for each id, or none"));
+                }
+                Ok(Self::Tokens {
+                    first: tokens.first,
+                    ids: tokens.ids,
+                    gpu: GpuTime::from_nanos(tokens.gpu_nanos),
+                    logprobs: tokens.logprobs.into_iter().map(Into::into).collect(),
+                })
+            }
+            Kind::HandedOver(handed) => Ok(Self::HandedOver {
+                usage: handed.usage.ok_or_else(|| invalid("handed_over.usage is missing"))?.into(),
             }),
             Kind::Finished(finished) => Ok(Self::Finished {
                 reason: finish_reason(finished.reason)?,
@@ -170,6 +91,19 @@ impl TryFrom<wire::GenerateResponse> for Event {
                 usage: failed.usage.map(Into::into),
             }),
         }
+    }
+}
+
+impl From<Logprobs> for wire::Logprobs {
+    fn from(Logprobs { logprob, top }: Logprobs) -> Self {
+        let top = top.into_iter().map(|(token, logprob)| wire::TopLogprob { token, logprob });
+        Self { logprob, top: top.collect() }
+    }
+}
+
+impl From<wire::Logprobs> for Logprobs {
+    fn from(wire::Logprobs { logprob, top }: wire::Logprobs) -> Self {
+        Self { logprob, top: top.into_iter().map(|top| (top.token, top.logprob)).collect() }
     }
 }
 
@@ -227,7 +161,16 @@ impl From<WorkerState> for wire::WorkerState {
             total_blocks,
             running,
             waiting,
-            draining,
+            stage,
+            leaves_in,
+            zone,
+            block_tokens,
+            block_bytes,
+            running_tokens,
+            waiting_tokens,
+            first_token_in,
+            prompt_token_time,
+            step_time,
             price_per_hour,
             capacity,
             accounts,
@@ -240,7 +183,16 @@ impl From<WorkerState> for wire::WorkerState {
             total_blocks,
             running,
             waiting,
-            draining,
+            stage: wire::Stage::from(stage).into(),
+            leaves_in_millis: leaves_in.map(millis),
+            zone,
+            block_tokens,
+            block_bytes,
+            running_tokens,
+            waiting_tokens,
+            first_token_nanos: nanos(first_token_in),
+            prompt_token_nanos: nanos(prompt_token_time),
+            step_nanos: nanos(step_time),
             price_per_hour_nanos: price_per_hour.nanos(),
             capacity: wire::Capacity::from(capacity).into(),
             accounts: Some(accounts.into()),
@@ -260,7 +212,16 @@ impl TryFrom<wire::WorkerState> for WorkerState {
             total_blocks: state.total_blocks,
             running: state.running,
             waiting: state.waiting,
-            draining: state.draining,
+            stage: stage(state.stage)?,
+            leaves_in: state.leaves_in_millis.map(Duration::from_millis),
+            zone: state.zone,
+            block_tokens: state.block_tokens,
+            block_bytes: state.block_bytes,
+            running_tokens: state.running_tokens,
+            waiting_tokens: state.waiting_tokens,
+            first_token_in: Duration::from_nanos(state.first_token_nanos),
+            prompt_token_time: Duration::from_nanos(state.prompt_token_nanos),
+            step_time: Duration::from_nanos(state.step_nanos),
             price_per_hour: NanoUsd::from_nanos(state.price_per_hour_nanos),
             capacity: capacity(state.capacity)?,
             accounts: state.accounts.unwrap_or_default().into(),
@@ -315,6 +276,34 @@ fn capacity(number: i32) -> Result<Capacity, WorkerError> {
         Ok(wire::Capacity::Spot) => Ok(Capacity::Spot),
         Ok(wire::Capacity::Unspecified) | Err(_) => Err(invalid("unknown capacity")),
     }
+}
+
+impl From<Stage> for wire::Stage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Serving => Self::Serving,
+            Stage::Draining => Self::Draining,
+            Stage::Evacuating => Self::Evacuating,
+        }
+    }
+}
+
+/// A stage from the wire, which may be one we do not know.
+fn stage(number: i32) -> Result<Stage, WorkerError> {
+    match wire::Stage::try_from(number) {
+        Ok(wire::Stage::Serving) => Ok(Stage::Serving),
+        Ok(wire::Stage::Draining) => Ok(Stage::Draining),
+        Ok(wire::Stage::Evacuating) => Ok(Stage::Evacuating),
+        Ok(wire::Stage::Unspecified) | Err(_) => Err(invalid("unknown stage")),
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl From<Rent> for wire::SetPriceRequest {
@@ -420,7 +409,7 @@ fn retry_in(status: &Status) -> Duration {
     millis.and_then(|text| text.parse().ok()).map_or(DEFAULT_RETRY_IN, Duration::from_millis)
 }
 
-fn invalid(reason: &str) -> WorkerError {
+pub(crate) fn invalid(reason: &str) -> WorkerError {
     WorkerError::Invalid(reason.to_owned())
 }
 
@@ -450,6 +439,16 @@ mod tests {
             },
             attribution_error_ppm: 41_000,
             running: 7,
+            stage: Stage::Evacuating,
+            leaves_in: Some(Duration::from_millis(1_500)),
+            zone: "eu-1".to_owned(),
+            block_tokens: 32,
+            block_bytes: 4096,
+            running_tokens: 8,
+            waiting_tokens: 9,
+            first_token_in: Duration::from_nanos(10),
+            prompt_token_time: Duration::from_nanos(11),
+            step_time: Duration::from_nanos(12),
             ..WorkerState::default()
         };
 
@@ -462,8 +461,9 @@ mod tests {
     fn what_no_worker_would_say_is_refused() {
         let said = wire::WorkerState::from(WorkerState::default());
         let nameless = wire::WorkerState { incarnation: String::new(), ..said.clone() };
-        let homeless = wire::WorkerState { capacity: 0, ..said };
-        for state in [nameless, homeless] {
+        let homeless = wire::WorkerState { capacity: 0, ..said.clone() };
+        let nowhere = wire::WorkerState { stage: 0, ..said };
+        for state in [nameless, homeless, nowhere] {
             let refused = WorkerState::try_from(state);
             assert!(matches!(refused, Err(WorkerError::Invalid(_))), "{refused:?}");
         }

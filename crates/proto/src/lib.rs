@@ -9,6 +9,8 @@
 mod client;
 mod contract;
 mod convert;
+mod convert_blocks;
+mod convert_start;
 mod scripted;
 mod server;
 
@@ -20,7 +22,8 @@ mod wire {
 
 pub use client::{ConnectError, GrpcWorker};
 pub use contract::{
-    Control, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    BlockContent, BlockStream, BlocksWanted, Control, Event, FetchOrder, Fetched, Generation,
+    PrefixChange, PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

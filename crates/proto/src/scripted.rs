@@ -14,13 +14,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Accounts, Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, ModelFiles, ModelInfo,
-    NanoUsd, Rent, Times, Usage,
+    NanoUsd, Rent, Stage, Times, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::contract::{
-    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixChange, PrefixStream,
+    Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 
 /// A worker that follows a script.
@@ -150,7 +151,11 @@ impl Worker for ScriptedWorker {
                 free_blocks: total_blocks.saturating_sub(running),
                 total_blocks,
                 running,
-                draining: load.draining.load(Ordering::SeqCst),
+                stage: if load.draining.load(Ordering::SeqCst) {
+                    Stage::Draining
+                } else {
+                    Stage::Serving
+                },
                 price_per_hour: rent.per_hour(),
                 capacity: rent.capacity(),
                 accounts,
@@ -160,7 +165,7 @@ impl Worker for ScriptedWorker {
         Ok(states.boxed())
     }
 
-    async fn drain(&self) -> Result<(), WorkerError> {
+    async fn drain(&self, _: Option<Duration>) -> Result<(), WorkerError> {
         self.load.draining.store(true, Ordering::SeqCst);
         self.load.changed.send_replace(());
         Ok(())
@@ -177,6 +182,20 @@ impl Worker for ScriptedWorker {
             return Err(WorkerError::ModelNotFound(model.clone()));
         }
         Ok(self.files.clone())
+    }
+
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
+        // It keeps nothing, and that never changes.
+        let nothing = PrefixChange { reset: true, ..PrefixChange::default() };
+        Ok(stream::iter([nothing]).chain(stream::pending()).boxed())
+    }
+
+    async fn blocks(&self, _: BlocksWanted) -> Result<BlockStream, WorkerError> {
+        Ok(stream::empty().boxed())
+    }
+
+    async fn fetch(&self, _: FetchOrder) -> Result<Fetched, WorkerError> {
+        Ok(Fetched::default())
     }
 }
 
@@ -295,7 +314,8 @@ impl Script {
         // The first token comes out of the prompt's own step.
         let time = if first == 0 { &mut self.times.prefill } else { &mut self.times.decode };
         *time += TOKEN_TIME;
-        Event::Tokens { first, ids: vec![self.tokens[first as usize]], gpu: TOKEN_TIME }
+        let ids = vec![self.tokens[first as usize]];
+        Event::Tokens { first, ids, gpu: TOKEN_TIME, logprobs: Vec::new() }
     }
 
     fn gpu(&self) -> GpuTime {

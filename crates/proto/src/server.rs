@@ -106,6 +106,8 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl wire::worker_server::Worker for Service {
     type GenerateStream = Responses<wire::GenerateResponse>;
     type WatchStream = Responses<wire::WorkerState>;
+    type PrefixesStream = Responses<wire::PrefixChange>;
+    type BlocksStream = Responses<wire::BlocksResponse>;
 
     async fn generate(
         &self,
@@ -136,9 +138,10 @@ impl wire::worker_server::Worker for Service {
 
     async fn drain(
         &self,
-        _: Request<wire::DrainRequest>,
+        request: Request<wire::DrainRequest>,
     ) -> Result<Response<wire::DrainResponse>, Status> {
-        self.worker.drain().await?;
+        let leaves_in = request.into_inner().leaves_in_millis.map(Duration::from_millis);
+        self.worker.drain(leaves_in).await?;
         Ok(Response::new(wire::DrainResponse {}))
     }
 
@@ -156,6 +159,31 @@ impl wire::worker_server::Worker for Service {
     ) -> Result<Response<wire::ModelFilesResponse>, Status> {
         let digest = ModelDigest::new(request.into_inner().digest);
         Ok(Response::new(self.worker.model_files(&digest).await?.into()))
+    }
+
+    async fn prefixes(
+        &self,
+        _: Request<wire::PrefixesRequest>,
+    ) -> Result<Response<Self::PrefixesStream>, Status> {
+        let changes = self.worker.prefixes().await?;
+        Ok(Response::new(changes.map(|change| Ok(change.into())).boxed()))
+    }
+
+    async fn blocks(
+        &self,
+        request: Request<wire::BlocksRequest>,
+    ) -> Result<Response<Self::BlocksStream>, Status> {
+        let blocks = self.worker.blocks(request.into_inner().try_into()?).await?;
+        let told = blocks.map(|block| block.map(Into::into).map_err(Status::from));
+        Ok(Response::new(told.boxed()))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<wire::FetchRequest>,
+    ) -> Result<Response<wire::FetchResponse>, Status> {
+        let fetched = self.worker.fetch(request.into_inner().try_into()?).await?;
+        Ok(Response::new(fetched.into()))
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
+use domain::{CacheSalt, FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
 use proto::{Control, Event, Start, WorkerError};
 
 use crate::error::RouteError;
@@ -71,6 +71,9 @@ impl Answer {
             max_output: job.max_output(),
             allowance,
             sampling: job.sampling().clone(),
+            output: job.output().clone(),
+            share: job.share(),
+            salt: CacheSalt::of(job.share().tenant),
         };
         let placed = router.place(&start, job.model()).await?;
         let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
@@ -112,7 +115,7 @@ impl Answer {
     pub async fn next(&mut self) -> Result<Piece, RouteError> {
         loop {
             let failure = match self.placed.generation.next().await {
-                Some(Event::Tokens { first, ids, gpu }) => match self.fresh(first, ids) {
+                Some(Event::Tokens { first, ids, gpu, .. }) => match self.fresh(first, ids) {
                     Ok(ids) => {
                         self.book(gpu);
                         return Ok(self.deliver(ids));
@@ -120,6 +123,10 @@ impl Answer {
                     Err(failure) => failure,
                 },
                 Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
+                Some(Event::HandedOver { usage }) => {
+                    self.hear_last_word(&usage);
+                    WorkerError::Draining
+                }
                 Some(Event::Failed { error, usage }) => {
                     if let Some(usage) = usage {
                         self.hear_last_word(&usage);

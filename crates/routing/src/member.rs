@@ -45,7 +45,7 @@ impl Member {
         let serves = state.models.iter().any(|info| info.digest == *model);
         let pushed = state.running.saturating_add(state.waiting);
         let own = self.in_flight.load(Ordering::SeqCst);
-        (serves && !state.draining).then(|| pushed.max(own))
+        (serves && state.takes_work()).then(|| pushed.max(own))
     }
 
     /// What an hour of it costs, and which life of its process this is, if it can be reached.

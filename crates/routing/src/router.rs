@@ -113,7 +113,7 @@ impl Router {
     /// Whether at least one worker can be given work.
     pub fn is_ready(&self) -> bool {
         let takes_work = |member: &Arc<Member>| {
-            member.state().is_some_and(|state| !state.draining && !state.models.is_empty())
+            member.state().is_some_and(|state| state.takes_work() && !state.models.is_empty())
         };
         self.members.iter().any(takes_work)
     }

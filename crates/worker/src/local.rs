@@ -1,16 +1,19 @@
 //! The worker contract on top of an engine in this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, Rent};
+use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, OutputRules, Rent, Stage};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
-use proto::{Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker};
-use proto::{WorkerError, WorkerServer, WorkerState};
+use proto::{
+    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, GrpcWorker, PrefixChange,
+    PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerServer, WorkerState,
+};
 use tokio::sync::watch;
 
 /// One model on one engine.
@@ -75,6 +78,10 @@ impl LocalWorker {
         if start.model != self.info.digest {
             return Err(WorkerError::ModelNotFound(start.model));
         }
+        if start.output != OutputRules::default() {
+            let reason = "formats, log-probabilities and such are not known here".to_owned();
+            return Err(WorkerError::Invalid(reason));
+        }
         let request = Request {
             prompt: start.prompt,
             generated: start.generated,
@@ -112,7 +119,7 @@ impl Worker for LocalWorker {
         Ok(first.chain(changes).boxed())
     }
 
-    async fn drain(&self) -> Result<(), WorkerError> {
+    async fn drain(&self, _: Option<Duration>) -> Result<(), WorkerError> {
         self.engine.drain();
         Ok(())
     }
@@ -132,6 +139,19 @@ impl Worker for LocalWorker {
             return Err(WorkerError::ModelNotFound(model.clone()));
         }
         Ok(self.files.clone())
+    }
+
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
+        let nothing = PrefixChange { reset: true, ..PrefixChange::default() };
+        Ok(stream::iter([nothing]).chain(stream::pending()).boxed())
+    }
+
+    async fn blocks(&self, _: BlocksWanted) -> Result<BlockStream, WorkerError> {
+        Ok(stream::empty().boxed())
+    }
+
+    async fn fetch(&self, _: FetchOrder) -> Result<Fetched, WorkerError> {
+        Ok(Fetched::default())
     }
 }
 
@@ -156,7 +176,9 @@ fn events(sequence: Sequence, wishes: Wishes) -> impl Stream<Item = Event> + Sen
 
 fn told(event: EngineEvent) -> Event {
     match event {
-        EngineEvent::Tokens { first, ids, gpu } => Event::Tokens { first, ids, gpu },
+        EngineEvent::Tokens { first, ids, gpu } => {
+            Event::Tokens { first, ids, gpu, logprobs: Vec::new() }
+        }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {
             let reason = failure.to_string();
@@ -207,11 +229,14 @@ impl Watching {
             total_blocks: state.total_blocks,
             running: state.running,
             waiting: state.waiting,
-            draining: state.draining,
+            stage: if state.draining { Stage::Draining } else { Stage::Serving },
+            block_tokens: state.block_tokens,
+            waiting_tokens: state.waiting_tokens,
             price_per_hour: rent.per_hour(),
             capacity: rent.capacity(),
             accounts: state.accounts,
             attribution_error_ppm: state.attribution_error_ppm,
+            ..WorkerState::default()
         }
     }
 }

@@ -41,7 +41,7 @@ pub async fn serve(
     let drained = async {
         stop.await;
         // Draining by itself cannot fail: the engine is in this process.
-        let _ = worker.drain().await;
+        let _ = worker.drain(Some(drain_timeout)).await;
         tracing::info!("draining");
         if tokio::time::timeout(drain_timeout, worker.idle()).await.is_err() {
             tracing::warn!("sequences cut off at the drain timeout");

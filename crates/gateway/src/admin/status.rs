@@ -128,7 +128,7 @@ impl KnownWorker {
             reachable: true,
             price_per_hour: state.price_per_hour.into(),
             capacity: state.capacity.name(),
-            draining: state.draining,
+            draining: !state.takes_work(),
             running: state.running,
             waiting: state.waiting,
             free_blocks: state.free_blocks,

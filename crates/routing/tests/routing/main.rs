@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{
     ErrorKind, FinishReason, GpuTime, Job, JobParts, ModelDigest, ModelFiles, ModelInfo, ModelName,
-    NanoUsd, OwnBound, Price, RequestId, Sampling,
+    NanoUsd, OutputRules, OwnBound, Price, ProjectId, RequestId, Sampling, Share,
 };
 use proptest::prelude::*;
 use proto::{ScriptedWorker, Worker};
@@ -67,7 +67,9 @@ fn job(max_output: u32) -> Job {
         prompt: vec![1, 2, 3].into(),
         max_output: Some(max_output),
         sampling: Sampling::greedy(),
+        output: OutputRules::default(),
         stop: Vec::new(),
+        share: Share::of(ProjectId::generate()),
         reproducible: true,
         price: Price::GpuTime { per_hour: NanoUsd::from_dollars(1), markup_percent: 100 },
         bound: OwnBound::default(),
@@ -148,7 +150,7 @@ async fn patience_ends_with_an_honest_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_draining_worker_is_left_alone() {
     let fleet = Fleet::new(&[10, 10]).await;
-    fleet.workers[0].drain().await.unwrap();
+    fleet.workers[0].drain(None).await.unwrap();
 
     for _ in 0..4 {
         assert_eq!(fleet.dispatch(&job(1)).await.unwrap().worker(), "w1");
@@ -215,7 +217,9 @@ async fn a_model_nobody_serves_has_no_worker() {
         prompt: vec![1].into(),
         max_output: Some(1),
         sampling: Sampling::greedy(),
+        output: OutputRules::default(),
         stop: Vec::new(),
+        share: Share::of(ProjectId::generate()),
         reproducible: false,
         price: *parts_job.price(),
         bound: OwnBound::default(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, NanoUsd, Rent, RequestId,
-    Sampling, Usage,
+    CacheSalt, Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, NanoUsd, OutputRules,
+    ProjectId, Rent, RequestId, Sampling, Share, Usage,
 };
 use futures_util::StreamExt;
 use proto::{Event, Generation, Start, StateStream, Worker, WorkerError, WorkerState};
@@ -29,6 +29,9 @@ impl Subject {
             allowance: max_output,
             // Bias keeps a real model from ending its turn by itself.
             sampling: Sampling { logit_bias: vec![(4087, -100.0), (4089, -100.0)], ..sampled() },
+            output: OutputRules::default(),
+            share: Share::of(ProjectId::from_u128(1)),
+            salt: CacheSalt::of(ProjectId::from_u128(1)),
         }
     }
 }
@@ -52,6 +55,7 @@ async fn read(generation: &mut Generation, from: u32) -> (Vec<u32>, Option<(Fini
                 return (tokens, Some((reason, usage)));
             }
             Event::Failed { error, .. } => panic!("the sequence failed: {error}"),
+            Event::HandedOver { .. } => panic!("the sequence was handed over"),
         }
     }
     (tokens, None)
@@ -201,11 +205,11 @@ pub(crate) async fn a_draining_worker_finishes_what_it_has_and_takes_nothing(sub
     let control = generation.control();
     read_some(&mut generation, 1).await;
 
-    subject.worker.drain().await.unwrap();
+    subject.worker.drain(None).await.unwrap();
 
     let refused = subject.worker.generate(subject.start(1)).await.err();
     assert_eq!(refused, Some(WorkerError::Draining));
-    assert!(until(&subject, |state| state.draining).await.draining);
+    assert!(!until(&subject, |state| !state.takes_work()).await.takes_work());
     control.extend(10);
     while let Some(event) = generation.next().await {
         if let Event::Finished { reason, usage } = event {

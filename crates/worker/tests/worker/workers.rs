@@ -131,7 +131,7 @@ async fn a_worker_that_is_not_there_is_unreachable() {
 
     let worker = GrpcWorker::new(&address, None).unwrap();
 
-    let error = worker.drain().await.unwrap_err();
+    let error = worker.drain(None).await.unwrap_err();
     assert!(matches!(error, proto::WorkerError::Unreachable(_)), "{error}");
 }
 
