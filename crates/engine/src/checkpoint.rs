@@ -26,6 +26,10 @@ pub(crate) trait Checkpoint {
 
     /// `width` numbers, as `f32`.
     fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError>;
+
+    /// The weights of a norm. Some architectures' safetensors hold them less one (`from_one`); GGUF never
+    /// does.
+    fn norm(&mut self, name: &str, width: usize, from_one: bool) -> Result<Tensor, LoadError>;
 }
 
 /// One projection's weights.

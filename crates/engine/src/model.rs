@@ -29,8 +29,8 @@ impl Model {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, LoadError> {
         let mut opened = checkpoint::open(source)?;
-        let load = models::find(&opened.architecture)?;
-        let decoder = load(opened.checkpoint.as_mut(), &opened.shape, progress)?;
+        let design = models::find(&opened.architecture)?;
+        let decoder = models::load(design, opened.checkpoint.as_mut(), &opened.shape, progress)?;
         let info = ModelInfo {
             name,
             digest: opened.digest,

@@ -10,23 +10,52 @@ use crate::attribution::Arithmetic;
 use crate::checkpoint::Checkpoint;
 use crate::model::Progress;
 use crate::ops::Pool;
+use crate::ops::gate::Activation;
 use crate::ops::rope::Pairing;
 use crate::step::Step;
 
+mod feed_forward;
+mod gemma2;
+mod gemma3;
 mod llama;
+mod mistral;
+mod mixtral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod transformer;
 
-/// Architectures by the name that a model's files give.
-pub(crate) static ARCHITECTURES: &[(&str, Load)] = &[
-    ("LlamaForCausalLM", llama::load), // config.json
-    ("llama", llama::load),            // GGUF
+pub(crate) use transformer::Design;
+
+/// Architectures by the name that a model's files give: `config.json`, or GGUF.
+pub(crate) static ARCHITECTURES: &[(&str, &Design)] = &[
+    ("LlamaForCausalLM", &llama::DESIGN),
+    ("llama", &llama::DESIGN),
+    ("MistralForCausalLM", &mistral::DESIGN),
+    ("Qwen2ForCausalLM", &qwen2::DESIGN),
+    ("qwen2", &qwen2::DESIGN),
+    ("Qwen3ForCausalLM", &qwen3::DESIGN),
+    ("qwen3", &qwen3::DESIGN),
+    ("Gemma2ForCausalLM", &gemma2::DESIGN),
+    ("gemma2", &gemma2::DESIGN),
+    ("Gemma3ForCausalLM", &gemma3::DESIGN),
+    ("gemma3", &gemma3::DESIGN),
+    ("Phi3ForCausalLM", &phi3::DESIGN),
+    ("phi3", &phi3::DESIGN),
+    ("MixtralForCausalLM", &mixtral::DESIGN),
+    ("Qwen3MoeForCausalLM", &qwen3_moe::DESIGN),
 ];
 
 /// Makes a decoder from weights.
-pub(crate) type Load = fn(
-    &mut dyn Checkpoint,
-    &Shape,
-    &mut dyn FnMut(Progress),
-) -> std::result::Result<Box<dyn Decoder>, LoadError>;
+pub(crate) fn load(
+    design: &Design,
+    checkpoint: &mut dyn Checkpoint,
+    shape: &Shape,
+    progress: &mut dyn FnMut(Progress),
+) -> std::result::Result<Box<dyn Decoder>, LoadError> {
+    transformer::load(design, checkpoint, shape, progress)
+}
 
 /// A loaded decoder.
 pub(crate) trait Decoder: Send + Sync {
@@ -43,10 +72,10 @@ pub(crate) trait Decoder: Send + Sync {
     ) -> Result<()>;
 }
 
-/// The loader of an architecture.
-pub(crate) fn find(architecture: &str) -> std::result::Result<Load, LoadError> {
+/// The design of an architecture.
+pub(crate) fn find(architecture: &str) -> std::result::Result<&'static Design, LoadError> {
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == architecture);
-    found.map(|(_, load)| *load).ok_or_else(|| {
+    found.map(|(_, design)| *design).ok_or_else(|| {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
         LoadError::Unsupported {
             what: format!("architecture `{architecture}`"),
@@ -68,11 +97,42 @@ pub(crate) struct Shape {
     pub(crate) context: u32,
     /// Added to the mean square before the root, in normalisation.
     pub(crate) epsilon: f32,
-    /// Angle per position for each pair of a head's numbers.
+    /// Angle per position for each pair of a head's numbers; numbers beyond them are not turned.
     pub(crate) frequencies: Vec<f64>,
+    /// The same in layers with a window, if they differ.
+    pub(crate) window_frequencies: Option<Vec<f64>>,
+    /// Turned numbers are multiplied by this.
+    pub(crate) rotary_scale: f64,
     pub(crate) pairing: Pairing,
+    /// For each layer, to how many of the last positions it looks back; all if absent.
+    pub(crate) windows: Vec<Option<u32>>,
+    /// Scores of attention are multiplied by this.
+    pub(crate) query_scale: f32,
+    /// Scores of attention are squeezed below this.
+    pub(crate) attention_softcap: Option<f32>,
+    /// Logits are squeezed below this.
+    pub(crate) logit_softcap: Option<f32>,
+    /// Queries, keys and values have biases.
+    pub(crate) biases: bool,
+    pub(crate) activation: Activation,
+    /// The mixture in the place of the feed-forward layer.
+    pub(crate) experts: Option<Experts>,
     /// Whether the embedding is the output projection too.
     pub(crate) tied: bool,
+}
+
+/// The sizes of a mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Experts {
+    pub(crate) count: usize,
+    /// How many compute a row.
+    pub(crate) used: usize,
+    /// Feed-forward size of one.
+    pub(crate) width: usize,
+    /// The weights of those used add up to one.
+    pub(crate) normalised: bool,
+    /// Layers that have none.
+    pub(crate) plain_layers: Vec<usize>,
 }
 
 impl Shape {
@@ -98,8 +158,18 @@ impl Shape {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return malformed("heads are not a multiple of key/value heads".to_owned());
         }
-        if self.frequencies.len() * 2 != self.head_width {
-            return malformed("rotary dimensions differ from the head size".to_owned());
+        let rotary = self.frequencies.len() * 2;
+        let local = self.window_frequencies.as_ref().map_or(rotary, |local| local.len() * 2);
+        if rotary == 0 || rotary > self.head_width || local != rotary {
+            return malformed("rotary dimensions do not fit the head size".to_owned());
+        }
+        if self.windows.len() != self.layers || self.windows.contains(&Some(0)) {
+            return malformed("windows do not fit the layers".to_owned());
+        }
+        if let Some(Experts { count, used, width, .. }) = self.experts
+            && (count == 0 || count > MAX_SIZE || used == 0 || used > count || width == 0)
+        {
+            return malformed(format!("{used} of {count} experts of size {width}"));
         }
         if !self.head_width.is_multiple_of(HEAD_WIDTH_UNIT) {
             return Err(LoadError::Unsupported {
@@ -118,7 +188,8 @@ impl Shape {
     /// The arithmetic of a step, for a first guess at what it costs.
     pub(crate) fn arithmetic(&self) -> Arithmetic {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
-        let projections = 2 * queries + 2 * keys + 3 * self.feed_forward;
+        let experts = self.experts.as_ref().map(|experts| experts.used * experts.width);
+        let projections = 2 * queries + 2 * keys + 3 * experts.unwrap_or(self.feed_forward);
         Arithmetic {
             token: (2 * self.layers * self.hidden * projections) as u64,
             pair: (4 * self.layers * queries) as u64,
@@ -160,3 +231,6 @@ const MAX_SIZE: usize = 1 << 20;
 
 /// Our attention kernel works on this many numbers of a head at once.
 const HEAD_WIDTH_UNIT: usize = 16;
+
+#[cfg(test)]
+mod tests;

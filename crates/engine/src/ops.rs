@@ -58,6 +58,25 @@ impl<'a, T> Pieces<'a, T> {
     }
 }
 
+/// Squeezes numbers into `-cap..cap`: `cap * tanh(x / cap)`.
+pub(crate) fn softcap(numbers: &mut [f32], cap: f32) {
+    vector::run(Softcap { numbers, cap });
+}
+
+struct Softcap<'a> {
+    numbers: &'a mut [f32],
+    cap: f32,
+}
+
+impl vector::Kernel for Softcap<'_> {
+    #[inline(always)]
+    fn run<M: vector::Machine>(self) {
+        for number in self.numbers {
+            *number = self.cap * vector::tanh(*number / self.cap);
+        }
+    }
+}
+
 /// Fewer numbers are touched sooner by one thread than a second one is told of them.
 const NUMBERS_WORTH_SHARING: usize = 2_048;
 

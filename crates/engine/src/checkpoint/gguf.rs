@@ -10,12 +10,12 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use domain::ModelFiles;
 
-use super::config::plain_frequencies;
+use super::config::{MAX_LAYERS, plain_frequencies};
 use super::files::{add_stop_tokens, model_files, read, read_if_there, stop_tokens};
 use super::gguf_types::first_unknown;
 use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
-use crate::models::Shape;
+use crate::models::{self, Design, Shape};
 use crate::ops::dense::Dense;
 use crate::ops::linear::{Linear, Quantized};
 use crate::ops::rope::Pairing;
@@ -29,9 +29,10 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
         Ok(content) => content,
         Err(error) => return Err(unreadable(&mut reader, &error)),
     };
-    let mut gguf = Gguf { content, reader };
+    let mut gguf = Gguf { content, reader, sandwich: false };
     let architecture = gguf.text("general.architecture")?.to_owned();
-    crate::models::find(&architecture)?;
+    let design = models::find(&architecture)?;
+    gguf.sandwich = design.sandwich;
     let files = gguf.files(tokenizer)?;
     let mut digest = Digest::default();
     digest.add_file(weights)?;
@@ -39,7 +40,7 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
     let stop_tokens = gguf.stop_tokens(tokenizer)?;
     digest.add_stop_tokens(&stop_tokens);
     Ok(Opened {
-        shape: gguf.shape(&architecture)?,
+        shape: gguf.shape(&architecture, design)?,
         stop_tokens,
         weights: gguf.weights_name(),
         architecture,
@@ -52,6 +53,8 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
 struct Gguf {
     content: Content,
     reader: BufReader<File>,
+    /// The architecture has norms after attention and feed-forward too, and calls them otherwise.
+    sandwich: bool,
 }
 
 impl Gguf {
@@ -72,18 +75,20 @@ impl Gguf {
         self.content.metadata.get(key)?.to_f32().ok().map(f64::from)
     }
 
-    fn shape(&mut self, architecture: &str) -> Result<Shape, LoadError> {
+    fn shape(&mut self, architecture: &str, design: &Design) -> Result<Shape, LoadError> {
         let key = |name: &str| format!("{architecture}.{name}");
         let heads = self.count(&key("attention.head_count"))?;
         let hidden = self.count(&key("embedding_length"))?;
         let default_width = hidden.checked_div(heads).unwrap_or(0);
         let head_width = self.count(&key("attention.key_length")).unwrap_or(default_width);
+        let turned = self.count(&key("rope.dimension_count")).unwrap_or(head_width);
         let epsilon = self.number(&key("attention.layer_norm_rms_epsilon"));
-        let embedding = self.content.tensor_infos.get(&gguf_name(EMBEDDING));
+        let embedding = self.content.tensor_infos.get(&self.name(EMBEDDING));
         let context = u32::try_from(self.count(&key("context_length"))?).unwrap_or(0);
+        let layers = self.count(&key("block_count"))?;
         let shape = Shape {
             hidden,
-            layers: self.count(&key("block_count"))?,
+            layers,
             heads,
             kv_heads: self.count(&key("attention.head_count_kv")).unwrap_or(heads),
             head_width,
@@ -91,12 +96,36 @@ impl Gguf {
             vocabulary: embedding.and_then(|info| info.shape.dims().first().copied()).unwrap_or(0),
             context,
             epsilon: epsilon.ok_or_else(|| malformed("the norm's epsilon is missing"))? as f32,
-            frequencies: self.frequencies(architecture, head_width)?,
-            pairing: Pairing::Neighbours,
-            tied: !self.content.tensor_infos.contains_key(&gguf_name("lm_head.weight")),
+            frequencies: self.frequencies(architecture, turned)?,
+            window_frequencies: self
+                .number(&key("rope.freq_base_swa"))
+                .or((architecture == "gemma3").then_some(DEFAULT_ROPE_BASE))
+                .map(|base| plain_frequencies(base, turned)),
+            rotary_scale: 1.0,
+            // Files of the `llama` architecture are the only ones with their heads put in another order.
+            pairing: match architecture {
+                "llama" => Pairing::Neighbours,
+                _ => Pairing::Halves,
+            },
+            windows: self.windows(architecture, design, layers),
+            query_scale: (head_width as f32).powf(-0.5),
+            attention_softcap: self.number(&key("attn_logit_softcapping")).map(|cap| cap as f32),
+            logit_softcap: self.number(&key("final_logit_softcapping")).map(|cap| cap as f32),
+            biases: design.biases,
+            activation: design.activation,
+            experts: None,
+            tied: !self.content.tensor_infos.contains_key(&self.name("lm_head.weight")),
         };
         shape.check("GGUF metadata")?;
         Ok(shape)
+    }
+
+    /// For each layer, how far it looks back.
+    fn windows(&self, architecture: &str, design: &Design, layers: usize) -> Vec<Option<u32>> {
+        let window = self.count(&format!("{architecture}.attention.sliding_window")).ok();
+        let window = window.and_then(|window| u32::try_from(window).ok()).filter(|w| *w > 0);
+        let layers = layers.min(MAX_LAYERS);
+        design.windows.of_layers(layers, window, None, None)
     }
 
     /// Rotary frequencies; Llama 3's stretching is stored as one divisor for each pair.
@@ -155,6 +184,11 @@ impl Gguf {
         known.map_or_else(|| "gguf".to_owned(), |(_, name)| (*name).to_owned())
     }
 
+    /// The GGUF name of a tensor.
+    fn name(&self, name: &str) -> String {
+        gguf_name(name, self.sandwich)
+    }
+
     /// Reads a tensor and checks its shape; `name` is the GGUF name.
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
         let Some(info) = self.content.tensor_infos.get(name) else {
@@ -170,9 +204,9 @@ impl Checkpoint for Gguf {
     fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
         for part in parts {
-            tensors.push(self.read(&gguf_name(&part.name), &[part.outputs, inputs])?);
+            tensors.push(self.read(&self.name(&part.name), &[part.outputs, inputs])?);
         }
-        let name = gguf_name(&parts[0].name);
+        let name = self.name(&parts[0].name);
         let linear = match common_dense_type(&tensors) {
             Some(dtype) => dense(&tensors, dtype).map(Linear::Dense),
             None => tensors
@@ -185,9 +219,13 @@ impl Checkpoint for Gguf {
     }
 
     fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
-        let name = gguf_name(name);
+        let name = self.name(name);
         let tensor = self.read(&name, &[width])?;
         tensor.dequantize(&Device::Cpu).map_err(|error| tensor_error(&name, &error))
+    }
+
+    fn norm(&mut self, name: &str, width: usize, _: bool) -> Result<Tensor, LoadError> {
+        self.vector(name, width)
     }
 }
 
@@ -218,9 +256,10 @@ fn dense(tensors: &[QTensor], dtype: DType) -> candle_core::Result<Dense> {
 }
 
 /// The GGUF name of a tensor; a name we do not know stays as it is.
-fn gguf_name(name: &str) -> String {
+fn gguf_name(name: &str, sandwich: bool) -> String {
     let mut name = name.to_owned();
-    for (theirs, gguf) in NAMES {
+    let norm = if sandwich { SANDWICH_NAMES } else { PLAIN_NAMES };
+    for (theirs, gguf) in norm.iter().chain(NAMES) {
         name = name.replace(theirs, gguf);
     }
     name
@@ -248,14 +287,27 @@ const NAMES: &[(&str, &str)] = &[
     ("model.norm.", "output_norm."),
     ("model.layers.", "blk."),
     (".input_layernorm.", ".attn_norm."),
-    (".post_attention_layernorm.", ".ffn_norm."),
+    (".self_attn.qkv_proj.", ".attn_qkv."),
     (".self_attn.q_proj.", ".attn_q."),
     (".self_attn.k_proj.", ".attn_k."),
     (".self_attn.v_proj.", ".attn_v."),
     (".self_attn.o_proj.", ".attn_output."),
+    (".self_attn.q_norm.", ".attn_q_norm."),
+    (".self_attn.k_norm.", ".attn_k_norm."),
+    (".mlp.gate_up_proj.", ".ffn_up."),
     (".mlp.gate_proj.", ".ffn_gate."),
     (".mlp.up_proj.", ".ffn_up."),
     (".mlp.down_proj.", ".ffn_down."),
+];
+
+/// What the norm before the feed-forward layer is called where it is the only other one.
+const PLAIN_NAMES: &[(&str, &str)] = &[(".post_attention_layernorm.", ".ffn_norm.")];
+
+/// And where there are norms on both sides.
+const SANDWICH_NAMES: &[(&str, &str)] = &[
+    (".post_attention_layernorm.", ".post_attention_norm."),
+    (".pre_feedforward_layernorm.", ".ffn_norm."),
+    (".post_feedforward_layernorm.", ".post_ffw_norm."),
 ];
 
 /// Names of `general.file_type`.

@@ -158,6 +158,14 @@ impl Checkpoint for Safetensors {
         check_shape(name, tensor.dims(), &[width])?;
         tensor.to_dtype(DType::F32).map_err(|error| tensor_error(name, &error))
     }
+
+    fn norm(&mut self, name: &str, width: usize, from_one: bool) -> Result<Tensor, LoadError> {
+        let weights = self.vector(name, width)?;
+        if !from_one {
+            return Ok(weights);
+        }
+        (weights + 1.0).map_err(|error| tensor_error(name, &error))
+    }
 }
 
 fn malformed(error: &candle_core::Error) -> LoadError {

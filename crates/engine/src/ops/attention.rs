@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use half::f16;
 
-use super::vector::{self, Kernel, LANES, Machine, exp, sum_lanes};
+use super::vector::{self, Kernel, LANES, Machine, exp, sum_lanes, tanh};
 use super::{Pieces, Pool, halves, numbers};
 use crate::step::Step;
 
@@ -21,6 +21,12 @@ pub(crate) struct Attention<'a> {
     pub(crate) head_width: usize,
     /// A multiple of 16.
     pub(crate) block_tokens: usize,
+    /// Scores are multiplied by this.
+    pub(crate) scale: f32,
+    /// Scores are squeezed below this.
+    pub(crate) softcap: Option<f32>,
+    /// A row attends so many positions, its own the last of them; all if absent.
+    pub(crate) window: Option<u32>,
     pub(crate) step: &'a Step,
     pub(crate) pool: &'a Pool,
 }
@@ -40,7 +46,9 @@ impl Attention<'_> {
 
     /// Multiplications and additions in all.
     fn operations(&self) -> usize {
-        let positions: usize = self.step.positions.iter().map(|p| *p as usize + 1).sum();
+        let window = self.window.map_or(usize::MAX, |window| window as usize);
+        let attended = self.step.positions.iter().map(|position| *position as usize + 1);
+        let positions: usize = attended.map(|positions| positions.min(window)).sum();
         positions * self.heads * self.head_width * 4
     }
 }
@@ -71,14 +79,20 @@ impl CustomOp3 for Attention<'_> {
             let (row, kv_head) = (part / self.kv_heads, part % self.kv_heads);
             let query = row * projection_width + kv_head * group_width;
             let table = self.step.table_starts[row] as usize;
-            let context = self.step.positions[row] as usize + 1;
+            let position = self.step.positions[row] as usize + 1;
+            let from = self.window.map_or(0, |window| position.saturating_sub(window as usize));
+            // Blocks that lie before the window altogether are not looked at.
+            let skipped = from / self.block_tokens;
+            let end = position.div_ceil(self.block_tokens);
+            let context = position - skipped * self.block_tokens;
             SCORES.with_borrow_mut(|scores| {
                 vector::run(Group {
                     queries: &projection[query..query + group_width],
                     keys,
                     values,
-                    blocks: &self.step.tables[table..table + context.div_ceil(self.block_tokens)],
+                    blocks: &self.step.tables[table + skipped..table + end],
                     kv_head,
+                    from: from % self.block_tokens,
                     context,
                     shape: self,
                     scores,
@@ -99,7 +113,9 @@ struct Group<'a> {
     values: &'a [f16],
     blocks: &'a [u32],
     kv_head: usize,
-    /// Positions to attend.
+    /// The first position to attend, counted from the first block.
+    from: usize,
+    /// The end of the positions to attend.
     context: usize,
     shape: &'a Attention<'a>,
     /// Room for the scores of the heads at work.
@@ -137,7 +153,11 @@ impl Group<'_> {
         }
         let mut scales = [0.0; HEADS];
         for (scores, scale) in self.scores.chunks_exact_mut(stride).zip(&mut scales) {
-            *scale = 1.0 / softmax(&mut scores[..self.context]);
+            let scores = &mut scores[self.from..self.context];
+            if let Some(cap) = self.shape.softcap {
+                squeeze(scores, cap);
+            }
+            *scale = 1.0 / softmax(scores);
         }
         if self.shape.head_width.is_multiple_of(2 * LANES) {
             self.weigh::<M, HEADS, 2>(head, stride, scales);
@@ -179,7 +199,7 @@ impl Group<'_> {
         stride: usize,
     ) {
         let (width, tokens) = (self.shape.head_width, self.shape.block_tokens);
-        let scale = 1.0 / (width as f32).sqrt();
+        let scale = self.shape.scale;
         let queries: [&[f32]; HEADS] =
             std::array::from_fn(|h| &self.queries[(head + h) * width..(head + h + 1) * width]);
         for (index, &block) in self.blocks.iter().enumerate() {
@@ -226,12 +246,14 @@ impl Group<'_> {
             for (index, &block) in self.blocks.iter().enumerate() {
                 let first = index * tokens;
                 let used = tokens.min(self.context - first);
+                // Positions before the window, in the first block alone.
+                let unused = self.from.saturating_sub(first);
                 let weights: [&[f32]; HEADS] =
                     std::array::from_fn(|h| &self.scores[h * stride + first..][..used]);
                 let page = self.page(self.values, block);
                 let next = self.next_head(self.keys, block);
                 let lines = page.chunks_exact(width / LANES).zip(next.chunks_exact(width / LANES));
-                for (token, (values, next)) in lines.take(used).enumerate() {
+                for (token, (values, next)) in lines.take(used).enumerate().skip(unused) {
                     vector::prefetch(&next[start..]);
                     let values: [_; WIDE] = std::array::from_fn(|w| M::widen(&values[start + w]));
                     for h in 0..HEADS {
@@ -261,6 +283,14 @@ fn add_product<const WIDE: usize>(
         for lane in 0..LANES {
             sums[lane] = numbers[lane].mul_add(factor, sums[lane]);
         }
+    }
+}
+
+/// Squeezes scores below `cap`.
+#[inline(always)]
+fn squeeze(scores: &mut [f32], cap: f32) {
+    for score in scores {
+        *score = cap * tanh(*score / cap);
     }
 }
 

@@ -1,22 +1,33 @@
-//! The gated activation of the feed-forward layer, `SwiGLU` (Shazeer, 2020).
+//! The gated activation of the feed-forward layer: `SwiGLU` and `GeGLU` (Shazeer, 2020).
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::vector::{self, Kernel, Machine, exp};
+use super::vector::{self, Kernel, Machine, exp, tanh};
 use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, numbers};
 
-/// `silu(gate) * up` for rows that hold gate and up side by side: `[rows, 2 * width]` to `[rows, width]`.
-pub(crate) fn swiglu(gate_and_up: &Tensor, pool: &Pool) -> Result<Tensor> {
-    gate_and_up.apply_op1_no_bwd(&SwiGlu { pool })
+/// What the gate's numbers go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// The Gaussian error linear unit, by its approximation with a hyperbolic tangent (Hendrycks and Gimpel, 2016).
+    Gelu,
 }
 
-struct SwiGlu<'a> {
+/// `activation(gate) * up` for rows that hold gate and up side by side: `[rows, 2 * width]` to
+/// `[rows, width]`.
+pub(crate) fn gated(gate_and_up: &Tensor, activation: Activation, pool: &Pool) -> Result<Tensor> {
+    gate_and_up.apply_op1_no_bwd(&Gate { activation, pool })
+}
+
+struct Gate<'a> {
+    activation: Activation,
     pool: &'a Pool,
 }
 
-impl CustomOp1 for SwiGlu<'_> {
+impl CustomOp1 for Gate<'_> {
     fn name(&self) -> &'static str {
-        "swiglu"
+        "gate"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -29,7 +40,11 @@ impl CustomOp1 for SwiGlu<'_> {
         self.pool.run(rows, worth, &|row| {
             // SAFETY: each row is run once, and there are as many pieces as rows.
             let out = unsafe { pieces.piece(row) };
-            vector::run(Rows { x: &x[row * both..(row + 1) * both], width, out });
+            let x = &x[row * both..(row + 1) * both];
+            match self.activation {
+                Activation::Silu => vector::run(Silu(Rows { x, width, out })),
+                Activation::Gelu => vector::run(Gelu(Rows { x, width, out })),
+            }
         });
         Ok((CpuStorage::F32(out), Shape::from((rows, both / 2))))
     }
@@ -41,15 +56,35 @@ struct Rows<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Rows<'_> {
+struct Silu<'a>(Rows<'a>);
+
+impl Kernel for Silu<'_> {
     #[inline(always)]
     fn run<M: Machine>(self) {
+        self.0.run(|x| x / (1.0 + exp(-x)));
+    }
+}
+
+struct Gelu<'a>(Rows<'a>);
+
+impl Kernel for Gelu<'_> {
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        self.0.run(|x| 0.5 * x * (1.0 + tanh(ROOT_OF_2_BY_PI * (0.044_715 * x * x).mul_add(x, x))));
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn run(self, activate: impl Fn(f32) -> f32) {
         let rows = self.x.chunks_exact(2 * self.width).zip(self.out.chunks_exact_mut(self.width));
         for (x, out) in rows {
             let (gate, up) = x.split_at(self.width);
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate / (1.0 + exp(-gate)) * up;
+                *out = activate(*gate) * up;
             }
         }
     }
 }
+
+const ROOT_OF_2_BY_PI: f32 = 0.797_884_6;

@@ -1,9 +1,9 @@
 //! Root mean square normalisation (Zhang and Sennrich, 2019).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
 
-use super::numbers;
 use super::vector::{self, Kernel, LANES, Machine, sum_lanes};
+use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, numbers, numbers_mut};
 
 /// Normalises each row of `x` `[rows, width]` to root mean square 1 and scales it by `weight` `[width]`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -48,20 +48,90 @@ impl Kernel for Rows<'_> {
     fn run<M: Machine>(self) {
         let width = self.weight.len();
         for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
-            let mut squares = [0.0; LANES];
-            let (blocks, rest) = x.as_chunks::<LANES>();
-            for block in blocks {
-                for lane in 0..LANES {
-                    squares[lane] = block[lane].mul_add(block[lane], squares[lane]);
-                }
-            }
-            for (lane, x) in rest.iter().enumerate() {
-                squares[lane] = x.mul_add(*x, squares[lane]);
-            }
-            let mean = sum_lanes(squares) / width as f32;
-            let scale = 1.0 / (mean + self.epsilon).sqrt();
+            let scale = scale(x, self.epsilon);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
                 *out = x * scale * weight;
+            }
+        }
+    }
+}
+
+/// What brings the root mean square of `x` to 1.
+#[inline(always)]
+fn scale(x: &[f32], epsilon: f32) -> f32 {
+    let mut squares = [0.0; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            squares[lane] = block[lane].mul_add(block[lane], squares[lane]);
+        }
+    }
+    for (lane, x) in rest.iter().enumerate() {
+        squares[lane] = x.mul_add(*x, squares[lane]);
+    }
+    let mean = sum_lanes(squares) / x.len() as f32;
+    1.0 / (mean + epsilon).sqrt()
+}
+
+/// Normalises heads of a projection, each by itself.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadNorm<'a> {
+    /// First column of the first head.
+    pub(crate) column: usize,
+    /// How many there are.
+    pub(crate) heads: usize,
+    pub(crate) epsilon: f32,
+    pub(crate) pool: &'a Pool,
+}
+
+impl HeadNorm<'_> {
+    /// Changes `projection` `[rows, ...]` in place; a head is as wide as `weight`.
+    pub(crate) fn apply(&self, projection: &Tensor, weight: &Tensor) -> Result<()> {
+        projection.inplace_op2(weight, self)
+    }
+}
+
+impl InplaceOp2 for HeadNorm<'_> {
+    fn name(&self) -> &'static str {
+        "head_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<()> {
+        let (rows, width) = x_layout.shape().dims2()?;
+        let weight = numbers(weight, weight_layout)?;
+        let heads = self.column..self.column + self.heads * weight.len();
+        if heads.end > width {
+            candle_core::bail!("head_norm: columns {heads:?} of {width}");
+        }
+        let pieces = Pieces::new(numbers_mut(x, x_layout)?, width);
+        self.pool.run(rows, rows * heads.len() >= NUMBERS_WORTH_SHARING, &|row| {
+            // SAFETY: each row is run once, and there are as many pieces as rows.
+            let row = unsafe { pieces.piece(row) };
+            vector::run(Heads { x: &mut row[heads.clone()], weight, epsilon: self.epsilon });
+        });
+        Ok(())
+    }
+}
+
+struct Heads<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+}
+
+impl Kernel for Heads<'_> {
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        for head in self.x.chunks_exact_mut(self.weight.len()) {
+            let scale = scale(head, self.epsilon);
+            for (x, weight) in head.iter_mut().zip(self.weight) {
+                *x = *x * scale * weight;
             }
         }
     }

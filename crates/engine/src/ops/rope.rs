@@ -20,6 +20,7 @@ pub(crate) struct Rotation {
     pairing: Pairing,
     /// Angle per position for each pair of numbers.
     frequencies: Vec<f64>,
+    scale: f64,
 }
 
 /// The rotation of the rows of one step; the same in all layers.
@@ -32,8 +33,9 @@ pub(crate) struct Turns {
 }
 
 impl Rotation {
-    pub(crate) fn new(pairing: Pairing, frequencies: &[f64]) -> Self {
-        Self { pairing, frequencies: frequencies.to_vec() }
+    /// A rotation by these angles per position; what is turned is multiplied by `scale`.
+    pub(crate) fn new(pairing: Pairing, frequencies: &[f64], scale: f64) -> Self {
+        Self { pairing, frequencies: frequencies.to_vec(), scale }
     }
 
     /// The rotation of rows at these positions.
@@ -41,15 +43,23 @@ impl Rotation {
         let angles = positions.iter().flat_map(|&position| {
             self.frequencies.iter().map(move |frequency| f64::from(position) * frequency)
         });
-        let angles = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect();
+        let turn =
+            |angle: f64| ((angle.cos() * self.scale) as f32, (angle.sin() * self.scale) as f32);
+        let angles = angles.map(turn).collect();
         Turns { pairing: self.pairing, half: self.frequencies.len(), angles }
     }
 }
 
 impl Turns {
-    /// Rotates the first `heads` heads of each row of `x` in place.
-    pub(crate) fn apply(&self, x: &Tensor, heads: usize, pool: &Pool) -> Result<()> {
-        x.inplace_op1(&Rotate { turns: self, heads, pool })
+    /// Rotates the first `heads` heads of each row of `x` in place. Of wider heads the first numbers turn.
+    pub(crate) fn apply(
+        &self,
+        x: &Tensor,
+        heads: usize,
+        head_width: usize,
+        pool: &Pool,
+    ) -> Result<()> {
+        x.inplace_op1(&Rotate { turns: self, heads, head_width, pool })
     }
 
     fn rotate(&self, head: &mut [f32], turns: &[(f32, f32)]) {
@@ -68,6 +78,7 @@ impl Turns {
 struct Rotate<'a> {
     turns: &'a Turns,
     heads: usize,
+    head_width: usize,
     pool: &'a Pool,
 }
 
@@ -86,8 +97,8 @@ impl InplaceOp1 for Rotate<'_> {
             let turns = &self.turns.angles[row * half..(row + 1) * half];
             // SAFETY: each row is run once, and there are as many pieces as rows.
             let row = unsafe { pieces.piece(row) };
-            for head in row[..self.heads * 2 * half].chunks_exact_mut(2 * half) {
-                self.turns.rotate(head, turns);
+            for head in row[..self.heads * self.head_width].chunks_exact_mut(self.head_width) {
+                self.turns.rotate(&mut head[..2 * half], turns);
             }
         });
         Ok(())

@@ -16,6 +16,8 @@ struct Scene {
     table: Vec<u32>,
     keys: Tensor,
     values: Tensor,
+    softcap: Option<f32>,
+    window: Option<u32>,
 }
 
 impl Scene {
@@ -38,6 +40,8 @@ impl Scene {
             table: (0..blocks as u32).rev().map(|block| 2 * block + 1).collect(),
             keys: zeros((2 * blocks + 1, KV_HEADS, head_width, block_tokens)),
             values: zeros((2 * blocks + 1, KV_HEADS, block_tokens, head_width)),
+            softcap: None,
+            window: None,
         }
     }
 
@@ -62,6 +66,9 @@ impl Scene {
                 kv_heads: KV_HEADS,
                 head_width: self.head_width,
                 block_tokens: self.block_tokens,
+                scale: 1.0 / (self.head_width as f32).sqrt(),
+                softcap: self.softcap,
+                window: self.window,
                 step: &step,
                 pool,
             };
@@ -99,12 +106,14 @@ impl Scene {
         let score = |token: usize| {
             let product: f64 =
                 piece(row, head).zip(piece(token, HEADS + kv_head)).map(|(q, k)| q * k).sum();
-            (product / (self.head_width as f64).sqrt()).exp()
+            let score = product / (self.head_width as f64).sqrt();
+            self.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh()).exp()
         };
-        let weights: Vec<f64> = (0..=row).map(score).collect();
+        let first = self.window.map_or(0, |window| (row + 1).saturating_sub(window as usize));
+        let weights: Vec<f64> = (first..=row).map(score).collect();
         let total: f64 = weights.iter().sum();
         let mut out = vec![0.0; self.head_width];
-        for (token, weight) in weights.iter().enumerate() {
+        for (token, weight) in (first..).zip(&weights) {
             for (out, value) in out.iter_mut().zip(piece(token, HEADS + KV_HEADS + kv_head)) {
                 *out += value * weight / total;
             }
@@ -120,7 +129,26 @@ fn attention_is_that_of_the_textbook() {
         [(1, 16, 16), (70, 32, 32), (50, 48, 16), (40, 64, 64)]
     {
         let scene = Scene::new(tokens, head_width, block_tokens);
-        let out = scene.attend(tokens, &pool);
+        check(&scene, tokens, &pool);
+    }
+}
+
+#[test]
+fn windows_and_caps_are_those_of_the_textbook() {
+    let pool = Pool::new(2).unwrap();
+    for window in [Some(1), Some(5), Some(32), Some(33), None] {
+        for softcap in [Some(3.0), None] {
+            let scene = Scene { softcap, window, ..Scene::new(70, 32, 32) };
+            check(&scene, 70, &pool);
+            assert!(scene.attend(70, &pool) == scene.attend(9, &pool), "chunks change a bit");
+        }
+    }
+}
+
+fn check(scene: &Scene, tokens: usize, pool: &Pool) {
+    let head_width = scene.head_width;
+    {
+        let out = scene.attend(tokens, pool);
         for row in 0..tokens {
             for head in 0..HEADS {
                 let at = (row * HEADS + head) * head_width;

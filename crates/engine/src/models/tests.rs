@@ -1,0 +1,116 @@
+//! Every architecture against `transformers`, which computed in single precision: see
+//! `tests/architectures/make.py`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::*;
+use crate::ModelSource;
+use crate::checkpoint;
+use crate::step::Blocks;
+
+#[derive(Deserialize)]
+struct Golden {
+    text: Vec<u32>,
+    /// By position.
+    logits: BTreeMap<String, Vec<f32>>,
+    greedy: Vec<u32>,
+}
+
+struct Case {
+    decoder: Box<dyn Decoder>,
+    golden: Golden,
+}
+
+impl Case {
+    fn open(name: &str) -> Self {
+        let folder = folder().join(name);
+        let golden = std::fs::read(folder.join("golden.json")).unwrap();
+        let mut opened = checkpoint::open(&ModelSource::Folder(folder)).unwrap();
+        let design = find(&opened.architecture).unwrap();
+        let decoder = load(design, opened.checkpoint.as_mut(), &opened.shape, &mut |_| {}).unwrap();
+        Self { decoder, golden: serde_json::from_slice(&golden).unwrap() }
+    }
+
+    /// The logits after each token of `text`, computed in chunks of this size.
+    fn logits(&self, text: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+        let shape = self.decoder.shape();
+        let cache = KvCache::new(shape, 16, BLOCK_TOKENS).unwrap();
+        let pool = Pool::new(2).unwrap();
+        let table: Vec<u32> = (0..16).rev().collect();
+        let blocks = Blocks { table: &table, block_tokens: BLOCK_TOKENS };
+        let mut all = Vec::new();
+        for (number, tokens) in text.chunks(chunk).enumerate() {
+            let mut step = Step::default();
+            step.push(tokens, (number * chunk) as u32, blocks, false);
+            step.sampled = (0..tokens.len() as u32).collect();
+            let mut logits = Vec::new();
+            self.decoder.forward(&step, &cache, &pool, &mut logits).unwrap();
+            all.extend(logits.chunks_exact(shape.vocabulary).map(<[f32]>::to_vec));
+        }
+        all
+    }
+}
+
+#[test]
+fn logits_are_those_of_another_implementation() {
+    for name in names() {
+        let case = Case::open(&name);
+        let logits = case.logits(&case.golden.text, 64);
+        let mut worst = 0.0_f32;
+        for (position, expected) in &case.golden.logits {
+            let found = &logits[position.parse::<usize>().unwrap()];
+            let range = expected.iter().fold(0.0_f32, |range, logit| range.max(logit.abs()));
+            for (found, expected) in found.iter().zip(expected) {
+                worst = worst.max((found - expected).abs() / range);
+            }
+        }
+        // Keys and values are kept in 16 bits here, and in 32 there.
+        assert!(worst < 2e-3, "{name}: logits are off by {worst} of their range");
+    }
+}
+
+#[test]
+fn greedy_continuations_are_those_of_another_implementation() {
+    for name in names() {
+        let case = Case::open(&name);
+        let mut text = case.golden.text[..30].to_vec();
+        for expected in &case.golden.greedy {
+            let logits = case.logits(&text, 64);
+            let last = logits.last().unwrap();
+            let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
+            // Where two tokens are as good as equal, single precision does not decide.
+            assert!(last[best] - last[*expected as usize] < 5e-3, "{name} at {}", text.len());
+            text.push(*expected);
+        }
+    }
+}
+
+#[test]
+fn no_architecture_depends_on_how_a_text_is_cut() {
+    for name in names() {
+        let case = Case::open(&name);
+        let whole = case.logits(&case.golden.text, 64);
+        for chunk in [1, 7, 32] {
+            assert!(case.logits(&case.golden.text, chunk) == whole, "{name} in chunks of {chunk}");
+        }
+    }
+}
+
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    let mut names: Vec<String> =
+        folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    assert!(names.len() >= 12, "{names:?}");
+    names
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/architectures")
+}
+
+const BLOCK_TOKENS: u32 = 16;
