@@ -16,8 +16,12 @@ use crate::{LoadError, ModelSource};
 mod config;
 mod files;
 mod gguf;
+mod gguf_tokenizer;
 mod gguf_types;
+mod gguf_write;
 mod safetensors;
+
+pub use gguf_write::{Written, write_gguf};
 
 /// Weights by name.
 pub(crate) trait Checkpoint {
@@ -59,8 +63,14 @@ pub(crate) struct Opened {
 /// Opens a model's files.
 pub(crate) fn open(source: &ModelSource) -> Result<Opened, LoadError> {
     match source {
-        ModelSource::Demo => safetensors::open_demo(),
-        ModelSource::Folder(folder) => safetensors::open_folder(folder),
+        ModelSource::Demo => safetensors::open_demo(None),
+        ModelSource::Folder(folder) => safetensors::open_folder(folder, None),
+        ModelSource::Quantized { folder: None, quantization } => {
+            safetensors::open_demo(Some(*quantization))
+        }
+        ModelSource::Quantized { folder: Some(folder), quantization } => {
+            safetensors::open_folder(folder, Some(*quantization))
+        }
         ModelSource::Gguf { weights, tokenizer } => gguf::open(weights, tokenizer),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Quantization;
+
 /// Where to load a model from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -10,6 +12,13 @@ pub enum ModelSource {
     /// A folder in the Hugging Face layout: `config.json`, `model.safetensors` (or
     /// `model.safetensors.index.json` with shards), `tokenizer.json`, `tokenizer_config.json`.
     Folder(PathBuf),
+    /// The same, quantized while it is loaded.
+    Quantized {
+        /// The folder; the demonstration model if absent.
+        folder: Option<PathBuf>,
+        /// To which blocks.
+        quantization: Quantization,
+    },
     /// Weights in one GGUF file.
     Gguf {
         /// The GGUF file.

@@ -4,6 +4,7 @@ mod admin;
 mod files;
 mod gateway_command;
 mod ledger;
+mod model;
 mod place;
 mod print;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
     Admin(Box<admin::Admin>),
     /// Verify and export the ledger
     Ledger(ledger::Ledger),
+    /// Quantize models, and measure what that costs
+    Model(model::Model),
 }
 
 fn main() -> ExitCode {
@@ -66,7 +69,7 @@ impl Command {
         match self {
             Self::Gateway(_) => cores,
             Self::Serve(_) | Self::Worker(_) => (cores / 2).max(1),
-            Self::Admin(_) | Self::Ledger(_) => 1,
+            Self::Admin(_) | Self::Ledger(_) | Self::Model(_) => 1,
         }
     }
 }
@@ -83,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(worker) => worker.run().await,
             Command::Admin(admin) => admin.run().await,
             Command::Ledger(ledger) => ledger.run().await,
+            Command::Model(model) => model.run(),
         }
     });
     // Idle connections do not keep a stopped process alive.

@@ -1,11 +1,11 @@
 //! A worker's configuration: what was written, then what it means.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use domain::{Capacity, NanoUsd, Problems, Rent};
-use engine::{EngineConfig, ModelSource};
+use engine::{EngineConfig, ModelSource, Quantization};
 use serde::Deserialize;
 
 /// A worker's configuration as written.
@@ -44,13 +44,16 @@ struct RawModel {
     name: String,
     /// A folder in the Hugging Face layout, or a GGUF file; absent means the demo model.
     path: Option<PathBuf>,
+    /// Store the weights of a folder (or of the demo model) in fewer bits while they are loaded: `"q8_0"`,
+    /// `"q6_k"`, `"q5_k_m"`, `"q5_k"`, `"q4_k_m"`, `"q4_k"` or `"q4_0"`.
+    quantize: Option<Quantization>,
     /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent.
     tokenizer: Option<PathBuf>,
 }
 
 impl Default for RawModel {
     fn default() -> Self {
-        Self { name: DEMO_MODEL.to_owned(), path: None, tokenizer: None }
+        Self { name: DEMO_MODEL.to_owned(), path: None, quantize: None, tokenizer: None }
     }
 }
 
@@ -144,14 +147,22 @@ impl RawModel {
         if self.path.is_none() && self.tokenizer.is_some() {
             problems.add("model.tokenizer", "is for a GGUF file; set `model.path` too");
         }
+        let is_gguf = self.path.as_ref().is_some_and(|path| is_gguf(path));
+        if is_gguf && self.quantize.is_some() {
+            let message = "a GGUF file is quantized as it is; leave this out, or name a folder";
+            problems.add("model.quantize", message);
+        }
         self.name.clone()
     }
 
     fn source(&self) -> ModelSource {
-        let Some(path) = self.path.clone() else { return ModelSource::Demo };
-        if path.extension().is_none_or(|extension| extension != "gguf") {
-            return ModelSource::Folder(path);
-        }
+        let Some(path) = self.path.clone().filter(|path| is_gguf(path)) else {
+            return match (self.path.clone(), self.quantize) {
+                (folder, Some(quantization)) => ModelSource::Quantized { folder, quantization },
+                (Some(folder), None) => ModelSource::Folder(folder),
+                (None, None) => ModelSource::Demo,
+            };
+        };
         let beside = path.parent().map(PathBuf::from).unwrap_or_default();
         let tokenizer = self.tokenizer.clone().unwrap_or(beside);
         ModelSource::Gguf { weights: path, tokenizer }
@@ -179,6 +190,10 @@ impl EngineSettings {
             ..default
         }
     }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
 }
 
 fn default_listen() -> SocketAddr {

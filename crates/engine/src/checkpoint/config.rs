@@ -43,6 +43,7 @@ pub(super) struct Config {
     final_logit_softcapping: Option<f32>,
     #[serde(flatten)]
     experts: ExpertKeys,
+    bos_token_id: Option<u32>,
     eos_token_id: Option<TokenIds>,
 }
 
@@ -132,6 +133,24 @@ impl Config {
             .first()
             .map(String::as_str)
             .ok_or_else(|| malformed("`architectures` is empty"))
+    }
+
+    pub(super) const fn first_token(&self) -> Option<u32> {
+        self.bos_token_id
+    }
+
+    /// The base of the rotary frequencies, if they are not stretched.
+    pub(super) fn plain_rope_base(&self) -> Result<f64, LoadError> {
+        let scaling = self.rope_scaling.as_ref().map(Rope::full);
+        if let Some(kind) = scaling.and_then(|scaling| scaling.rope_type.as_deref())
+            && kind != "default"
+        {
+            return Err(unsupported_setting(&format!(
+                "in a GGUF file: rope_scaling type `{kind}`"
+            )));
+        }
+        let base = self.rope_theta.or(scaling.and_then(|scaling| scaling.rope_theta));
+        Ok(base.unwrap_or(DEFAULT_ROPE_BASE))
     }
 
     pub(super) fn stop_tokens(&self) -> &[u32] {

@@ -256,7 +256,7 @@ fn dense(tensors: &[QTensor], dtype: DType) -> candle_core::Result<Dense> {
 }
 
 /// The GGUF name of a tensor; a name we do not know stays as it is.
-fn gguf_name(name: &str, sandwich: bool) -> String {
+pub(super) fn gguf_name(name: &str, sandwich: bool) -> String {
     let mut name = name.to_owned();
     let norm = if sandwich { SANDWICH_NAMES } else { PLAIN_NAMES };
     for (theirs, gguf) in norm.iter().chain(NAMES) {

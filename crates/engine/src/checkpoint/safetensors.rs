@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Tensor};
 use domain::ModelFiles;
@@ -15,7 +16,8 @@ use super::files::{
 use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
 use crate::ops::dense::Dense;
-use crate::ops::linear::Linear;
+use crate::ops::linear::{Linear, Quantized};
+use crate::quantization::{Quantization, quantize};
 
 /// What we read of `model.safetensors.index.json`.
 #[derive(Deserialize)]
@@ -25,13 +27,26 @@ struct Index {
 }
 
 /// Where the tensors are.
-enum Archive {
+pub(super) enum Archive {
     Mapped(MmapedSafetensors),
     CompiledIn(SliceSafetensors<'static>),
 }
 
 /// Opens the model that is compiled in.
-pub(super) fn open_demo() -> Result<Opened, LoadError> {
+pub(super) fn open_demo(quantization: Option<Quantization>) -> Result<Opened, LoadError> {
+    describe_demo()?.open(quantization)
+}
+
+/// Opens a folder.
+pub(super) fn open_folder(
+    folder: &Path,
+    quantization: Option<Quantization>,
+) -> Result<Opened, LoadError> {
+    describe_folder(folder)?.open(quantization)
+}
+
+/// The files of the model that is compiled in.
+pub(super) fn describe_demo() -> Result<Described, LoadError> {
     let files = ModelFiles {
         tokenizer: Arc::from(demo::TOKENIZER),
         chat_template: chat_template(demo::TOKENIZER_CONFIG)?.map(Arc::from),
@@ -41,17 +56,17 @@ pub(super) fn open_demo() -> Result<Opened, LoadError> {
     digest.add(demo::WEIGHTS);
     digest.add_files(&files);
     let archive = SliceSafetensors::new(demo::WEIGHTS).map_err(|error| malformed(&error))?;
-    let described = Described {
+    Ok(Described {
         config: Config::parse(demo::CONFIG)?,
         stop_tokens: stop_tokens(demo::GENERATION_CONFIG)?,
         files,
         digest,
-    };
-    described.with(Archive::CompiledIn(archive))
+        archive: Archive::CompiledIn(archive),
+    })
 }
 
-/// Opens a folder.
-pub(super) fn open_folder(folder: &Path) -> Result<Opened, LoadError> {
+/// The files of a folder.
+pub(super) fn describe_folder(folder: &Path) -> Result<Described, LoadError> {
     let config_bytes = read(&folder.join("config.json"))?;
     let config = Config::parse(&config_bytes)?;
     let generation_config = read_if_there(&folder.join("generation_config.json"))?;
@@ -67,13 +82,13 @@ pub(super) fn open_folder(folder: &Path) -> Result<Opened, LoadError> {
     // any mapped file.
     let archive =
         unsafe { MmapedSafetensors::multi(&weights) }.map_err(|error| malformed(&error))?;
-    let described = Described {
+    Ok(Described {
         config,
         stop_tokens: generation_config.map_or(Ok(Vec::new()), |bytes| stop_tokens(&bytes))?,
         files,
         digest,
-    };
-    described.with(Archive::Mapped(archive))
+        archive: Archive::Mapped(archive),
+    })
 }
 
 /// One file, or the shards that the index names.
@@ -92,38 +107,60 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Everything about a model but its weights.
-struct Described {
-    config: Config,
+/// Everything about a model, with its weights where they lie.
+pub(super) struct Described {
+    pub(super) config: Config,
     stop_tokens: Vec<u32>,
-    files: ModelFiles,
+    pub(super) files: ModelFiles,
     digest: Digest,
+    pub(super) archive: Archive,
 }
 
 impl Described {
-    fn with(self, archive: Archive) -> Result<Opened, LoadError> {
-        let Self { config, mut stop_tokens, files, mut digest } = self;
+    fn open(self, quantization: Option<Quantization>) -> Result<Opened, LoadError> {
+        let Self { config, mut stop_tokens, files, mut digest, archive } = self;
         add_stop_tokens(&mut stop_tokens, config.stop_tokens());
         digest.add_stop_tokens(&stop_tokens);
-        let weights = archive.weights_name();
+        if let Some(quantization) = quantization {
+            digest.add(quantization.name().as_bytes());
+        }
+        let shape = config.shape()?;
+        let stored = archive.weights_name();
         Ok(Opened {
             architecture: config.architecture()?.to_owned(),
-            shape: config.shape()?,
             stop_tokens,
-            weights,
+            weights: quantization.map_or(stored, |quantization| quantization.to_string()),
             digest: digest.finish(),
             files,
-            checkpoint: Box::new(Safetensors { archive }),
+            checkpoint: Box::new(Safetensors { archive, quantization, layers: shape.layers }),
+            shape,
         })
     }
 }
 
 struct Safetensors {
     archive: Archive,
+    /// What the weights are turned into.
+    quantization: Option<Quantization>,
+    layers: usize,
 }
 
 impl Archive {
-    fn load(&self, name: &str) -> Result<Tensor, LoadError> {
+    /// Name, shape and size in bytes of every tensor, by name.
+    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, usize)> {
+        let views = match self {
+            Self::Mapped(archive) => archive.tensors(),
+            Self::CompiledIn(archive) => archive.tensors(),
+        };
+        let describe = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+            (name, view.shape().to_vec(), view.data().len())
+        };
+        let mut tensors: Vec<_> = views.into_iter().map(describe).collect();
+        tensors.sort_unstable();
+        tensors
+    }
+
+    pub(super) fn load(&self, name: &str) -> Result<Tensor, LoadError> {
         let loaded = match self {
             Self::Mapped(archive) => archive.load(name, &Device::Cpu),
             Self::CompiledIn(archive) => archive.load(name, &Device::Cpu),
@@ -141,6 +178,29 @@ impl Archive {
     }
 }
 
+impl Safetensors {
+    /// The same in blocks, if that is wanted and possible.
+    fn quantized(
+        &self,
+        parts: &[Part],
+        tensors: &[Tensor],
+        inputs: usize,
+    ) -> Result<Option<Linear>, LoadError> {
+        let Some(quantization) = self.quantization else { return Ok(None) };
+        let mut quantized = Vec::with_capacity(parts.len());
+        for (part, tensor) in parts.iter().zip(tensors) {
+            let kind = quantization.blocks(&part.name, inputs, self.layers);
+            if kind == GgmlDType::F16 {
+                // Parts have rows of one length, so none of them divides into blocks.
+                return Ok(None);
+            }
+            let blocks = quantize(tensor, kind).and_then(Quantized::new);
+            quantized.push(blocks.map_err(|error| tensor_error(&part.name, &error))?);
+        }
+        Ok(Some(Linear::Quantized(quantized)))
+    }
+}
+
 impl Checkpoint for Safetensors {
     fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
@@ -148,6 +208,9 @@ impl Checkpoint for Safetensors {
             let tensor = self.archive.load(&part.name)?;
             check_shape(&part.name, tensor.dims(), &[part.outputs, inputs])?;
             tensors.push(tensor);
+        }
+        if let Some(quantized) = self.quantized(parts, &tensors, inputs)? {
+            return Ok(quantized);
         }
         let dense = Dense::pack(&tensors).map_err(|error| tensor_error(&parts[0].name, &error))?;
         Ok(Linear::Dense(dense))

@@ -114,7 +114,8 @@ def make(name):
             half = torch.cat([half, following], dim=1)
     model.half().save_pretrained(folder)
     vocabulary = {f"t{token}": token for token in range(config.vocab_size)}
-    tokenizer = dict(version="1.0", model=dict(type="WordLevel", vocab=vocabulary, unk_token="t0"))
+    bytes_only = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tokenizer = dict(version="1.0", pre_tokenizer=bytes_only, model=dict(type="BPE", vocab=vocabulary, merges=[]))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer) + "\n")
     (folder / "generation_config.json").unlink(missing_ok=True)
     positions = [0, 1, 15, 16, 31, 32, 47, 59]

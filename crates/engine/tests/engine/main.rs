@@ -7,4 +7,5 @@ mod files;
 mod golden;
 mod invariance;
 mod lease;
+mod quantization;
 mod support;

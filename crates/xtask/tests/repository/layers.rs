@@ -125,7 +125,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["domain", "admission", "cache", "routing"]),
     ("gateway", &["domain", "admission", "cache", "proto", "routing", "store"]),
     ("worker", &["domain", "engine", "proto"]),
-    ("tollgate", &["domain", "admission", "gateway", "worker"]),
+    ("tollgate", &["domain", "admission", "engine", "gateway", "worker"]),
     ("xtask", &[]),
     ("system-tests", &[]),
     ("load-tests", &["domain", "proto"]),
