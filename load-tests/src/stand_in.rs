@@ -60,6 +60,7 @@ fn info() -> ModelInfo {
         vocabulary: 4096,
         stop_tokens: vec![4089, 4087],
         weights: "none".to_owned(),
+        kind: domain::ModelKind::Text,
     }
 }
 

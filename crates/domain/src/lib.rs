@@ -26,7 +26,7 @@ pub use id::{
     OrganizationId, PriceId, ProjectId, RequestId, RuleId, kind,
 };
 pub use job::{Job, JobError, JobParts, OwnBound};
-pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelName};
+pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelKind, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
 pub use output::{Format, Logprobs, OutputRules};
 pub use prefix::{BlockHash, BlockNames, CacheSalt};

@@ -51,6 +51,20 @@ impl fmt::Display for ModelDigest {
     }
 }
 
+/// What a model makes of a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// More text.
+    #[default]
+    Text,
+    /// A vector of so many numbers.
+    Embedding {
+        /// How many.
+        dimensions: u32,
+    },
+}
+
 /// A model a worker serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
@@ -66,6 +80,9 @@ pub struct ModelInfo {
     pub stop_tokens: Vec<u32>,
     /// How the weights are stored, for people: `f16`, `q4_k_m`.
     pub weights: String,
+    /// What it makes of a prompt.
+    #[serde(default)]
+    pub kind: ModelKind,
 }
 
 /// What the gateway needs to turn text into a model's tokens and back.

@@ -22,6 +22,7 @@ mod gguf_write;
 mod safetensors;
 
 pub use gguf_write::{Written, write_gguf};
+pub(crate) use safetensors::{Folder, architecture_of};
 
 /// Weights by name.
 pub(crate) trait Checkpoint {

@@ -1,6 +1,6 @@
 //! A model in memory: weights that can run, and what is known about them.
 
-use domain::{ModelFiles, ModelInfo, ModelName};
+use domain::{ModelFiles, ModelInfo, ModelKind, ModelName};
 
 use crate::models::{self, Decoder};
 use crate::{LoadError, ModelSource, checkpoint};
@@ -38,6 +38,7 @@ impl Model {
             vocabulary: opened.shape.vocabulary as u32,
             stop_tokens: opened.stop_tokens,
             weights: opened.weights,
+            kind: ModelKind::Text,
         };
         Ok(Self { decoder, info, files: opened.files })
     }

@@ -18,8 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use crate::contract::{
-    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixStream, Start,
-    StateStream, Wishes, Worker, WorkerError, WorkerState,
+    BlockStream, BlocksWanted, EmbedOrder, Embedded, Event, FetchOrder, Fetched, Generation,
+    PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 use crate::convert::millis;
 use crate::wire;
@@ -87,6 +87,11 @@ impl Worker for GrpcWorker {
             .chain(tokio_stream::wrappers::ReceiverStream::new(outgoing));
         let responses = self.client.clone().generate(requests).await?.into_inner();
         Ok(Generation::new(allowance, |wishes| events(responses, wishes, call)))
+    }
+
+    async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
+        let request = wire::EmbedRequest::from(order);
+        self.client.clone().embed(request).await?.into_inner().try_into()
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {

@@ -23,6 +23,11 @@ pub trait Worker: Send + Sync {
     /// Starts a sequence, or says why not. A refusal has cost nothing.
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError>;
 
+    /// The vector of each text. A worker that makes text only does not know the model.
+    async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
+        Err(WorkerError::ModelNotFound(order.model))
+    }
+
     /// The state now, and again whenever it changes.
     async fn watch(&self) -> Result<StateStream, WorkerError>;
 
@@ -45,6 +50,28 @@ pub trait Worker: Send + Sync {
     /// Gets the blocks of a prefix that it lacks from another worker, where that is faster than computing
     /// them. Returns when they are there.
     async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError>;
+}
+
+/// Texts to embed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbedOrder {
+    /// The request it belongs to, for the worker's logs.
+    pub request: RequestId,
+    /// The exact model version.
+    pub model: ModelDigest,
+    /// The tokens of each text: at least one, at most as many as the model reads.
+    pub texts: Vec<Arc<[u32]>>,
+    /// For whom.
+    pub share: Share,
+}
+
+/// What became of an [`EmbedOrder`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded {
+    /// The vector of each text, in order.
+    pub vectors: Vec<Vec<f32>>,
+    /// What it used.
+    pub usage: Usage,
 }
 
 /// What changes in a KV cache; it ends when the worker can no longer be reached.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::{
     Accounts, Capacity, FinishReason, GpuTime, Logprobs, ModelDigest, ModelFiles, ModelInfo,
-    ModelName, NanoUsd, Rent, Stage, Times, Usage,
+    ModelKind, ModelName, NanoUsd, Rent, Stage, Times, Usage,
 };
 use tonic::{Code, Status};
 
@@ -327,8 +327,14 @@ impl TryFrom<wire::SetPriceRequest> for Rent {
 
 impl From<ModelInfo> for wire::ModelInfo {
     fn from(info: ModelInfo) -> Self {
-        let ModelInfo { name, digest, context_length, vocabulary, stop_tokens, weights } = info;
+        let ModelInfo { name, digest, context_length, vocabulary, stop_tokens, weights, kind } =
+            info;
+        let dimensions = match kind {
+            ModelKind::Text => None,
+            ModelKind::Embedding { dimensions } => Some(dimensions),
+        };
         Self {
+            dimensions,
             name: name.as_str().to_owned(),
             digest: digest.as_str().to_owned(),
             context_length,
@@ -348,6 +354,9 @@ impl From<wire::ModelInfo> for ModelInfo {
             vocabulary: info.vocabulary,
             stop_tokens: info.stop_tokens,
             weights: info.weights,
+            kind: info
+                .dimensions
+                .map_or(ModelKind::Text, |dimensions| ModelKind::Embedding { dimensions }),
         }
     }
 }

@@ -10,6 +10,7 @@ mod client;
 mod contract;
 mod convert;
 mod convert_blocks;
+mod convert_embed;
 mod convert_start;
 mod scripted;
 mod server;
@@ -22,8 +23,9 @@ mod wire {
 
 pub use client::{ConnectError, GrpcWorker};
 pub use contract::{
-    BlockContent, BlockStream, BlocksWanted, Control, Event, FetchOrder, Fetched, Generation,
-    PrefixChange, PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    BlockContent, BlockStream, BlocksWanted, Control, EmbedOrder, Embedded, Event, FetchOrder,
+    Fetched, Generation, PrefixChange, PrefixStream, Start, StateStream, Wishes, Worker,
+    WorkerError, WorkerState,
 };
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

@@ -128,6 +128,14 @@ impl wire::worker_server::Worker for Service {
         Ok(Response::new(responses.boxed()))
     }
 
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedRequest>,
+    ) -> Result<Response<wire::EmbedResponse>, Status> {
+        let embedded = self.worker.embed(request.into_inner().try_into()?).await?;
+        Ok(Response::new(embedded.into()))
+    }
+
     async fn watch(
         &self,
         _: Request<wire::WatchRequest>,

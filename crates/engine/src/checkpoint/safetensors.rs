@@ -78,10 +78,7 @@ pub(super) fn describe_folder(folder: &Path) -> Result<Described, LoadError> {
         digest.add_file(path)?;
     }
     digest.add_files(&files);
-    // SAFETY: the files are read-only to us; who truncates a model file in use kills the process, as with
-    // any mapped file.
-    let archive =
-        unsafe { MmapedSafetensors::multi(&weights) }.map_err(|error| malformed(&error))?;
+    let archive = map(&weights)?;
     Ok(Described {
         config,
         stop_tokens: generation_config.map_or(Ok(Vec::new()), |bytes| stop_tokens(&bytes))?,
@@ -168,6 +165,16 @@ impl Archive {
         loaded.map_err(|error| tensor_error(name, &error))
     }
 
+    /// The type of the largest tensor.
+    fn type_of_largest(&self) -> String {
+        let views = match self {
+            Self::Mapped(archive) => archive.tensors(),
+            Self::CompiledIn(archive) => archive.tensors(),
+        };
+        let largest = views.into_iter().max_by_key(|(_, view)| view.data().len());
+        largest.map_or_else(String::new, |(_, view)| format!("{:?}", view.dtype()).to_lowercase())
+    }
+
     /// The type of the embedding, which every model has.
     fn weights_name(&self) -> String {
         let view = match self {
@@ -229,6 +236,116 @@ impl Checkpoint for Safetensors {
         }
         (weights + 1.0).map_err(|error| tensor_error(name, &error))
     }
+}
+
+/// A folder whose configuration is read by whoever opens it.
+pub(crate) struct Folder {
+    config: Vec<u8>,
+    files: ModelFiles,
+    digest: Digest,
+    checkpoint: Safetensors,
+}
+
+/// The architecture that a folder's `config.json` names.
+pub(crate) fn architecture_of(folder: &Path) -> Result<String, LoadError> {
+    #[derive(Deserialize)]
+    struct Named {
+        architectures: Vec<String>,
+    }
+    let named: Named = json("config.json", &read(&folder.join("config.json"))?)?;
+    named.architectures.into_iter().next().ok_or_else(|| LoadError::Malformed {
+        what: "config.json".to_owned(),
+        problem: "`architectures` is empty".to_owned(),
+    })
+}
+
+impl Folder {
+    pub(crate) fn open(folder: &Path) -> Result<Self, LoadError> {
+        let config = read(&folder.join("config.json"))?;
+        let files = model_files(folder)?;
+        let weights = weight_files(folder)?;
+        let mut digest = Digest::default();
+        digest.add(&config);
+        for path in &weights {
+            digest.add_file(path)?;
+        }
+        digest.add_files(&files);
+        let archive = Archive::Mapped(map(&weights)?);
+        Ok(Self {
+            config,
+            files,
+            digest,
+            checkpoint: Safetensors { archive, quantization: None, layers: 0 },
+        })
+    }
+
+    /// What `config.json` says, of what the caller knows.
+    pub(crate) fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, LoadError> {
+        json("config.json", &self.config)
+    }
+
+    /// A small file beside the weights, if it is there. It decides what comes out, so it is in the digest.
+    pub(crate) fn read_if_there(
+        &mut self,
+        folder: &Path,
+        name: &str,
+    ) -> Result<Option<Vec<u8>>, LoadError> {
+        let bytes = read_if_there(&folder.join(name))?;
+        self.digest.add(bytes.as_deref().unwrap_or_default());
+        Ok(bytes)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match &self.checkpoint.archive {
+            Archive::Mapped(archive) => archive.get(name).is_ok(),
+            Archive::CompiledIn(archive) => archive.get(name).is_ok(),
+        }
+    }
+
+    /// `rows` times `width` numbers, as `f32`.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        width: usize,
+    ) -> Result<Tensor, LoadError> {
+        let tensor = self.checkpoint.archive.load(name)?;
+        check_shape(name, tensor.dims(), &[rows, width])?;
+        tensor.to_dtype(DType::F32).map_err(|error| tensor_error(name, &error))
+    }
+
+    pub(crate) fn weights_name(&self) -> String {
+        self.checkpoint.archive.type_of_largest()
+    }
+
+    pub(crate) fn digest(&self) -> domain::ModelDigest {
+        self.digest.finish()
+    }
+
+    pub(crate) fn into_files(self) -> ModelFiles {
+        self.files
+    }
+}
+
+impl Checkpoint for Folder {
+    fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
+        self.checkpoint.linear(parts, inputs)
+    }
+
+    fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
+        self.checkpoint.vector(name, width)
+    }
+
+    fn norm(&mut self, name: &str, width: usize, from_one: bool) -> Result<Tensor, LoadError> {
+        self.checkpoint.norm(name, width, from_one)
+    }
+}
+
+fn map(weights: &[PathBuf]) -> Result<MmapedSafetensors, LoadError> {
+    // SAFETY: the files are read-only to us; who truncates a model file in use kills the process, as with
+    // any mapped file.
+    unsafe { MmapedSafetensors::multi(weights) }.map_err(|error| malformed(&error))
 }
 
 fn malformed(error: &candle_core::Error) -> LoadError {

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::vector::{self, Kernel, Machine, exp, tanh};
+use super::vector::{self, Kernel, Machine, erf, exp, tanh};
 use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, numbers};
 
 /// What the gate's numbers go through.
@@ -88,3 +88,33 @@ impl Rows<'_> {
 }
 
 const ROOT_OF_2_BY_PI: f32 = 0.797_884_6;
+
+/// The Gaussian error linear unit of every number, by the error function itself.
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&ExactGelu)
+}
+
+struct ExactGelu;
+
+impl CustomOp1 for ExactGelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut out = numbers(x, layout)?.to_vec();
+        vector::run(EachGelu(&mut out));
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+struct EachGelu<'a>(&'a mut [f32]);
+
+impl Kernel for EachGelu<'_> {
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        for x in self.0 {
+            *x *= 0.5 * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+        }
+    }
+}

@@ -1,6 +1,6 @@
-//! Root mean square normalisation (Zhang and Sennrich, 2019).
+//! Normalisation: by root mean square (Zhang and Sennrich, 2019), and by mean and deviation (Ba et al., 2016).
 
-use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor};
 
 use super::vector::{self, Kernel, LANES, Machine, sum_lanes};
 use super::{NUMBERS_WORTH_SHARING, Pieces, Pool, numbers, numbers_mut};
@@ -134,5 +134,58 @@ impl Kernel for Heads<'_> {
                 *x = *x * scale * weight;
             }
         }
+    }
+}
+
+/// Brings each row of `x` `[rows, width]` to mean 0 and deviation 1, scales it by `weight` and adds `bias`.
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    epsilon: f32,
+) -> Result<Tensor> {
+    x.apply_op3_no_bwd(weight, bias, &LayerNorm { epsilon })
+}
+
+struct LayerNorm {
+    epsilon: f32,
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
+        let bias = numbers(bias, bias_layout)?;
+        if weight.is_empty()
+            || x_layout.dims().last() != Some(&weight.len())
+            || bias.len() != weight.len()
+        {
+            candle_core::bail!("layer_norm: {x_layout:?} with {} weights", weight.len());
+        }
+        let mut out = Vec::with_capacity(x.len());
+        for row in x.chunks_exact(weight.len()) {
+            // In double precision: means and squares of long rows cancel.
+            let count = row.len() as f64;
+            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+            let squares = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+            let scale = 1.0 / (squares / count + f64::from(self.epsilon)).sqrt();
+            let numbers =
+                row.iter().zip(weight).zip(bias).map(|((x, weight), bias)| {
+                    ((f64::from(*x) - mean) * scale) as f32 * weight + bias
+                });
+            out.extend(numbers);
+        }
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }

@@ -138,6 +138,21 @@ pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// The error function; absolute error below 2e-7 (Abramowitz and Stegun, 7.1.26, is good to 1.5e-7 before
+/// rounding).
+#[inline(always)]
+pub(super) fn erf(x: f32) -> f32 {
+    let size = x.abs();
+    let t = 1.0 / 0.327_591_1_f32.mul_add(size, 1.0);
+    let mut p = 1.061_405_4_f32;
+    p = p.mul_add(t, -1.453_152);
+    p = p.mul_add(t, 1.421_413_7);
+    p = p.mul_add(t, -0.284_496_74);
+    p = p.mul_add(t, 0.254_829_6);
+    let found = (-p * t).mul_add(exp(-size * size), 1.0);
+    if x < 0.0 { -found } else { found }
+}
+
 /// The sum of 16 lanes, always in this order.
 #[inline(always)]
 pub(super) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
@@ -187,6 +202,23 @@ mod tests {
             assert!(error < 3e-7, "tanh({x}) is off by {error}");
         }
         assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn erf_is_right_to_six_digits() {
+        // From the tables.
+        for (x, expected) in [
+            (0.0, 0.0),
+            (0.1, 0.112_462_916),
+            (0.5, 0.520_499_878),
+            (1.0, 0.842_700_793),
+            (2.0, 0.995_322_265),
+            (3.5, 0.999_999_257),
+        ] {
+            assert!((f64::from(erf(x)) - expected).abs() < 4e-7, "erf({x}) is {}", erf(x));
+            assert!(x == 0.0 || erf(-x) == -erf(x));
+        }
+        assert!(erf(f32::NAN).is_nan());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod accounting;
 mod admission;
 mod conservation;
+mod embedding;
 mod files;
 mod golden;
 mod invariance;

@@ -251,6 +251,7 @@ fn info() -> ModelInfo {
         vocabulary: 4000,
         stop_tokens: Vec::new(),
         weights: "none".to_owned(),
+        kind: domain::ModelKind::Text,
     }
 }
 

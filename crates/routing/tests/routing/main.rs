@@ -51,6 +51,7 @@ fn info() -> ModelInfo {
         vocabulary: 1000,
         stop_tokens: Vec::new(),
         weights: "none".to_owned(),
+        kind: domain::ModelKind::Text,
     }
 }
 

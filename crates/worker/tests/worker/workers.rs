@@ -67,6 +67,7 @@ fn scripted() -> Subject {
         vocabulary: 1000,
         stop_tokens: Vec::new(),
         weights: "none".to_owned(),
+        kind: domain::ModelKind::Text,
     };
     let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
     let (model, capacity) = (info.digest.clone(), 6);

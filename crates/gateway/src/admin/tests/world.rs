@@ -351,6 +351,7 @@ fn scripted() -> ScriptedWorker {
         vocabulary: 16,
         stop_tokens: Vec::new(),
         weights: "none".to_owned(),
+        kind: domain::ModelKind::Text,
     };
     let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
     ScriptedWorker::new(info, files, 4)

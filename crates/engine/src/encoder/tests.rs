@@ -1,0 +1,64 @@
+//! Every encoder against `transformers`, which computed in single precision: see `tests/encoders/make.py`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Golden {
+    texts: Vec<Vec<u32>>,
+    vectors: Vec<Vec<f32>>,
+}
+
+#[test]
+fn vectors_are_those_of_another_implementation() {
+    for name in ["bert", "bert-cls", "xlm-roberta"] {
+        let folder = folder().join(name);
+        let golden = std::fs::read(folder.join("golden.json")).unwrap();
+        let golden: Golden = serde_json::from_slice(&golden).unwrap();
+        assert!(Encoder::is_in(&folder));
+        let encoder = Encoder::load(ModelName::new(name), &folder, &mut |_| {}).unwrap();
+        for (text, expected) in golden.texts.iter().zip(&golden.vectors) {
+            let found = encoder.embed(text, &Pool::new(2).unwrap()).unwrap();
+            assert_eq!(found.len(), expected.len());
+            let range = expected.iter().fold(0.0_f32, |range, x| range.max(x.abs()));
+            for (found, expected) in found.iter().zip(expected) {
+                // Keys and values are kept in 16 bits here, and in 32 there.
+                let error = (found - expected).abs() / range;
+                assert!(error < 2e-3, "{name}, {} tokens: off by {error}", text.len());
+            }
+            assert_eq!(found, encoder.embed(text, &Pool::new(1).unwrap()).unwrap(), "threads");
+        }
+    }
+}
+
+#[test]
+fn a_model_that_makes_text_does_not_embed() {
+    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("demo-model");
+    assert!(!Encoder::is_in(&demo));
+    let refused = Encoder::load(ModelName::new("demo"), &demo, &mut |_| {}).unwrap_err();
+    assert!(refused.to_string().contains("LlamaForCausalLM"), "{refused}");
+}
+
+#[test]
+fn what_decides_the_vectors_is_in_the_digest() {
+    let digest = |name: &str| {
+        let folder = folder().join(name);
+        Encoder::load(ModelName::new(name), &folder, &mut |_| {}).unwrap().info().digest.clone()
+    };
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors", "modules.json"] {
+        std::fs::copy(folder().join("bert").join(file), copy.path().join(file)).unwrap();
+    }
+    let first = r#"{"pooling_mode_cls_token": true}"#;
+    std::fs::write(copy.path().join("1_Pooling/config.json"), first).unwrap();
+    let other = Encoder::load(ModelName::new("x"), copy.path(), &mut |_| {}).unwrap();
+    assert_ne!(digest("bert"), other.info().digest);
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/encoders")
+}
