@@ -142,7 +142,7 @@ async fn expected(world: &World, admin: &Administrator, deed: &Deed) -> Option<S
 
 async fn ask(world: &World, deed: &Deed, token: Option<&str>) -> Answered {
     let method = match deed.operation.split_once('_').map_or("", |(verb, _)| verb) {
-        "create" | "rotate" | "revoke" => Method::POST,
+        "create" | "rotate" | "revoke" | "drain" => Method::POST,
         "update" => Method::PATCH,
         "price" => Method::PUT,
         "delete" => Method::DELETE,
