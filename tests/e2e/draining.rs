@@ -14,9 +14,13 @@ async fn a_worker_that_is_told_to_stop_hands_over_what_does_not_end_in_time() ->
 {
     let mut fleet = Fleet::start(2, SHORT).await?;
     let sampled = with(endless(ANSWER), &json!({ "temperature": 1.2, "seed": 42 }));
+    let requests = [endless(ANSWER), sampled];
+    let mut undisturbed = Vec::new();
+    for request in &requests {
+        undisturbed.push(fleet.api().stream(request).await?.text());
+    }
     let mut streams = Vec::new();
-    for request in [endless(ANSWER), sampled] {
-        let undisturbed = fleet.api().stream(&request).await?.text();
+    for (request, undisturbed) in requests.into_iter().zip(undisturbed) {
         let mut events = fleet.api().open(&request).await?;
         events.texts(5).await?;
         streams.push((events, undisturbed));

@@ -103,7 +103,7 @@ impl Drain {
     pub(crate) fn leave(&self, leaves_in: Option<Duration>, patience: Duration) {
         let now = Instant::now();
         let after = |time: Duration| now + time.min(LONGEST);
-        let out_by = after(leaves_in.map_or(patience, |left| left - margin(left)));
+        let out_by = after(leaves_in.map_or(patience, |left| left.saturating_sub(margin(left))));
         self.leaving.send_if_modified(|leaving| {
             let before = *leaving;
             leaving.stage = leaving.stage.max(Stage::Draining);
@@ -244,12 +244,12 @@ impl Progress {
 impl Seat {
     /// Resolves once, when the sequence is to stop here.
     pub(crate) async fn told_to_go(&mut self) {
-        let told = !self.going && self.wished.is_none();
-        if told && self.go.wait_for(|go| *go).await.is_ok() {
+        let may_go = !self.going && self.wished.is_none();
+        if may_go && self.go.wait_for(|go| *go).await.is_ok() {
             self.going = true;
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Notes that so many tokens are paid for.

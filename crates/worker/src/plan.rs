@@ -63,7 +63,7 @@ pub(crate) fn plan(sequences: &[Running], window: Window, token_again: Duration)
     let costs: Vec<u128> = costly.iter().map(|sequence| cost(sequence, token_again)).collect();
     let total: u128 = costs.iter().sum();
     let not_before = window.not_before.min(window.until);
-    let room = (window.until - not_before).as_nanos();
+    let room = window.until.saturating_sub(not_before).as_nanos();
     // Whatever does not fit at leisure is squeezed until it fits.
     let wanted = total.saturating_mul(SPREAD);
     let spread = wanted.min(room);

@@ -80,10 +80,10 @@ async fn conclude(desk: &Desk, worker: &str, done: Value) -> anyhow::Result<()> 
     if desk.wants_json() {
         return say_json(&json!({ "worker": worker, "done": done }));
     }
-    say(&match desk.is_dry_run() {
-        true => "a dry run; nothing was changed\n".to_owned(),
-        false => format!("{worker} was told\n"),
-    })
+    if desk.is_dry_run() {
+        return say("a dry run; nothing was changed\n");
+    }
+    say(&format!("{worker} was told\n"))
 }
 
 async fn list(desk: &Desk, workers: &Workers) -> anyhow::Result<()> {

@@ -45,18 +45,21 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Event {
-    event_id: String,
-    event_type: String,
+    #[serde(rename = "EventId")]
+    id: String,
+    #[serde(rename = "EventType")]
+    kind: String,
     #[serde(default)]
     resources: Vec<String>,
-    event_status: String,
+    #[serde(rename = "EventStatus")]
+    status: String,
     #[serde(default)]
     not_before: String,
 }
 
 impl Event {
     fn has_started(&self) -> bool {
-        self.event_status == "Started"
+        self.status == "Started"
     }
 }
 
@@ -91,12 +94,12 @@ impl Azure {
             return Ok(None);
         }
         let concerns = |event: &&Event| {
-            ENDING.contains(&event.event_type.as_str()) && event.resources.contains(&machine)
+            ENDING.contains(&event.kind.as_str()) && event.resources.contains(&machine)
         };
         let mut soonest: Option<Duration> = None;
         let mut news = Vec::new();
         for event in document.events.iter().filter(concerns) {
-            let key = (event.event_id.clone(), event.has_started());
+            let key = (event.id.clone(), event.has_started());
             if !self.told.contains(&key) {
                 let left = self.left(event)?;
                 soonest = Some(soonest.map_or(left, |other| other.min(left)));
