@@ -1,5 +1,6 @@
 //! The commands, and where they find a server.
 
+mod drain;
 mod governed;
 mod memory;
 mod scenario;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use load_tests::{Client, Product, Serve, Target};
 
+pub(crate) use drain::Drain;
 pub(crate) use governed::Governed;
 pub(crate) use memory::memory;
 pub(crate) use scenario::scenario;

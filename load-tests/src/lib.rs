@@ -8,7 +8,8 @@
 //! [`Burst`] is for what differs by microseconds: whole answers, from threads that wait, against a gateway whose
 //! worker is a [`StandIn`].
 //!
-//! Invariant: measures the product as its clients know it, by its binary, its endpoint and its keys.
+//! Invariant: measures the product as its clients know it, by its binary, its endpoint and its keys; but for
+//! what happens between workers, which no client sees (the command `drain`).
 
 mod burst;
 mod client;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{Governed, Place, Trace, all, memory, scenario, startup, streams};
+use commands::{Drain, Governed, Place, Trace, all, memory, scenario, startup, streams};
 
 /// Measures Tollgate, or anything else with the same API, over HTTP.
 ///
@@ -38,6 +38,8 @@ enum Command {
     Trace(Trace),
     /// What budgets and limits cost, in throughput, latency and Redis commands; needs `redis-server`
     Governed(Governed),
+    /// A worker leaves while streams run: told in time, against stopping at once; engines in this process
+    Drain(Drain),
     /// Every scenario, startup and memory
     All,
 }
@@ -64,6 +66,7 @@ async fn run(place: &Place, command: Command) -> anyhow::Result<bool> {
         Command::Scenario { file } => scenario(place, &file).await,
         Command::Trace(trace) => trace.run(place).await,
         Command::Governed(governed) => governed.run(place).await,
+        Command::Drain(drain) => drain.run().await,
         Command::All => all(place).await,
     }
 }

@@ -9,6 +9,7 @@ mod budgets;
 mod cache;
 mod commands;
 mod connections;
+mod draining;
 mod estimates;
 mod fleet;
 mod leaving;

@@ -24,6 +24,7 @@ mod relay;
 mod reply;
 mod server;
 mod text;
+mod workers;
 
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
 pub use installation::{
@@ -32,3 +33,4 @@ pub use installation::{
 };
 pub use listener::{ListenError, Listener};
 pub use server::{GatewayError, InProcessWorker, run};
+pub use workers::{AskWorkerError, Workers};

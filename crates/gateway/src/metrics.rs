@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     money: IntCounterVec,
     gpu: IntCounter,
     redone: IntCounter,
+    wasted: Histogram,
     cache: IntCounterVec,
     duration: Histogram,
     first_token: Histogram,
@@ -57,6 +58,10 @@ impl Metrics {
                 "tollgate_migration_gpu_nanoseconds_total",
                 "GPU time spent on computing again what a lost worker had computed.",
             )?,
+            wasted: histogram(
+                "tollgate_wasted_gpu_seconds",
+                "GPU time that a worker spent on an answer before it knew that the client had left, for each that did.",
+            )?,
             cache: counters("tollgate_cache_total", "Look-ups in the response cache.", "result")?,
             duration: histogram("tollgate_request_seconds", "Time from head to last byte.")?,
             first_token: histogram(
@@ -84,6 +89,10 @@ impl Metrics {
 
     pub(crate) fn redone(&self, nanos: u64) {
         self.redone.inc_by(nanos);
+    }
+
+    pub(crate) fn wasted(&self, nanos: u64) {
+        self.wasted.observe(Duration::from_nanos(nanos).as_secs_f64());
     }
 
     pub(crate) fn receipt(&self, receipt: &Receipt) {

@@ -103,8 +103,13 @@ impl Gateway {
             reply.header("x-tollgate-cache", "miss");
         }
         let relayed = self.stream(reply, exchange, permit, &mut answer).await;
-        if relayed.is_err() {
+        if let Err(failure) = &relayed {
+            let known = spent(&answer);
             give_up(&mut answer).await;
+            if failure.kind() == ErrorKind::ClientGone {
+                // What it had not told of yet when the client left, its last step and all.
+                self.metrics().wasted(spent(&answer).saturating_sub(known));
+            }
         }
         let used = answer.used();
         permit.record(used.usage, used.cost);
@@ -151,6 +156,12 @@ impl Gateway {
             }
         }
     }
+}
+
+/// GPU time that workers are known to have spent on an answer, in nanoseconds.
+fn spent(answer: &Answer) -> u64 {
+    let usage = answer.used().usage;
+    (usage.gpu + usage.times.recompute).nanos()
 }
 
 /// Whether there is nothing to pay for: a whole answer that failed on our side delivered nothing.

@@ -205,7 +205,7 @@ fn router(
     Ok(Router::new(workers, settings))
 }
 
-fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
+pub(crate) fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| GatewayError::File { path: path.to_owned(), source })?;
     Ok(Secret::new(text.trim().to_owned()))

@@ -304,6 +304,8 @@ pub struct WorkerState {
     pub stage: Stage,
     /// How long it stays, if it is leaving and knows.
     pub leaves_in: Option<Duration>,
+    /// Its machine was said to be likely to go some day: others are the better choice.
+    pub at_risk: bool,
     /// Where its machine is, in the words of whoever rents it out; empty if it does not say.
     pub zone: String,
     /// Tokens of one KV block; 0 if it keeps none.
@@ -342,6 +344,7 @@ impl Default for WorkerState {
             waiting: 0,
             stage: Stage::Serving,
             leaves_in: None,
+            at_risk: false,
             zone: String::new(),
             block_tokens: 0,
             block_bytes: 0,

@@ -16,7 +16,9 @@ mod prices;
 mod projects;
 mod usage;
 mod words;
+mod workers;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use self::desk::Terms;
@@ -53,6 +55,9 @@ enum Command {
     /// Prices of models
     #[command(subcommand)]
     Prices(prices::Command),
+    /// Workers of a gateway; needs its `--config`
+    #[command(subcommand)]
+    Workers(workers::Command),
     /// What was used, by whom, and what it came to
     Usage(usage::Usage),
     /// What administrators did and tried
@@ -62,6 +67,7 @@ enum Command {
 impl Admin {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Self { place, terms, command } = self;
+        let workers = place.workers()?;
         let desk = desk::Desk::new(place.open().await?, terms);
         match command {
             Command::Organizations(command) => command.run(&desk).await,
@@ -70,6 +76,10 @@ impl Admin {
             Command::EndUsers(command) => command.run(&desk).await,
             Command::Admins(command) => command.run(&desk).await,
             Command::Prices(command) => command.run(&desk).await,
+            Command::Workers(command) => {
+                let workers = workers.context("name the gateway's configuration with --config")?;
+                command.run(&desk, &workers).await
+            }
             Command::Usage(usage) => usage.run(&desk).await,
             Command::Audit(audit) => audit.run(&desk).await,
         }

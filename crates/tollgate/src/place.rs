@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
-use gateway::{Installation, RawGateway};
+use gateway::{Installation, RawGateway, Workers};
 
 use crate::files;
 
@@ -20,6 +20,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The workers that the configuration names, if there is one.
+    pub(crate) fn workers(&self) -> anyhow::Result<Option<Workers>> {
+        let Some(config) = &self.config else { return Ok(None) };
+        let settings = files::read_config::<RawGateway>(config)?.check()?;
+        Ok(Some(Workers::of(&settings)?))
+    }
+
     pub(crate) async fn open(&self) -> anyhow::Result<Installation> {
         if let Some(config) = &self.config {
             let settings = files::read_config::<RawGateway>(config)?.check()?;

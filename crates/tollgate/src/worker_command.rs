@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
-use worker::{LocalWorker, RawWorker, WorkerSettings};
+use worker::{LocalWorker, RawWorker, Serving, WorkerSettings};
 
 use crate::{files, serve, signal};
 
@@ -26,11 +26,15 @@ impl Worker {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
         let address = listener.local_addr()?;
-        let (token_file, drain_timeout) = (settings.token_file.clone(), settings.drain_timeout);
+        let serving = Serving {
+            token_file: settings.token_file.clone(),
+            drain_timeout: settings.drain_timeout,
+            notices: settings.notices.clone(),
+        };
         let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
         let info = worker.info();
         tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");
-        worker::serve(Arc::new(worker), listener, token_file, drain_timeout, stop).await?;
+        worker::serve(Arc::new(worker), listener, serving, stop).await?;
         tracing::info!("worker stopped");
         Ok(())
     }
@@ -38,8 +42,9 @@ impl Worker {
 
 /// Loads the model and starts its engine, showing how far it is.
 pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
-    let WorkerSettings { model_name, model, engine, rent, .. } = settings;
+    let WorkerSettings { model_name, model, engine, rent, zone, drain_timeout, .. } = settings;
     let mut show = |progress| serve::show_progress(model_name, progress);
     let worker = LocalWorker::start(model_name, model, engine.clone(), *rent, &mut show);
+    let worker = worker.map(|worker| worker.placed(zone.clone(), *drain_timeout));
     worker.with_context(|| format!("start model {model_name}"))
 }

@@ -8,6 +8,12 @@ use domain::{Capacity, NanoUsd, Problems, Rent};
 use engine::{EngineConfig, ModelSource, Quantization};
 use serde::Deserialize;
 
+use crate::notice::NoticeSettings;
+
+mod notices;
+
+use self::notices::RawNotices;
+
 /// A worker's configuration as written.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,9 +32,15 @@ pub struct RawWorker {
     /// On what terms this machine is rented: `"on-demand"`, or `"spot"` if it may be taken away.
     #[serde(default)]
     capacity: Capacity,
+    /// Where this machine is, in the words of whoever rents it out.
+    #[serde(default)]
+    zone: String,
     /// How long accepted sequences may take after the worker was told to stop.
     #[serde(default = "default_drain_timeout", with = "humantime_serde")]
     drain_timeout: Duration,
+    /// What tells that this machine is about to go, beside SIGTERM.
+    #[serde(default)]
+    notices: Vec<RawNotices>,
     /// What to serve.
     #[serde(default)]
     model: RawModel,
@@ -84,6 +96,10 @@ pub struct WorkerSettings {
     pub token_file: Option<PathBuf>,
     /// What this machine costs, until it is told otherwise.
     pub rent: Rent,
+    /// Where this machine is.
+    pub zone: String,
+    /// Where to listen for notices.
+    pub notices: Vec<NoticeSettings>,
     /// How long accepted sequences may take after the worker was told to stop.
     pub drain_timeout: Duration,
     /// What clients ask for.
@@ -103,7 +119,9 @@ impl RawWorker {
             token_file: None,
             price_per_hour_usd: default_price(),
             capacity: Capacity::default(),
+            zone: String::new(),
             drain_timeout: default_drain_timeout(),
+            notices: Vec::new(),
             model: RawModel::default(),
             engine: EngineSettings::default(),
         }
@@ -130,6 +148,8 @@ impl RawWorker {
             listen,
             token_file,
             rent,
+            zone: self.zone,
+            notices: notices::check(self.notices, &mut problems),
             drain_timeout: self.drain_timeout,
             model_name: self.model.check_name(&mut problems),
             model: self.model.source(),

@@ -6,10 +6,14 @@
 //! Invariant: knows nothing of HTTP, tenants or money beyond the price of its own hour.
 
 mod config;
+mod drain;
 mod local;
+mod notice;
+mod plan;
 mod serve;
 
 pub use config::{EngineSettings, RawWorker, WorkerSettings};
 pub use engine::{ModelSource, Progress};
 pub use local::{LocalWorker, StartError};
-pub use serve::{RunError, serve};
+pub use notice::{AddressError, NoticeSettings};
+pub use serve::{RunError, Serving, serve};

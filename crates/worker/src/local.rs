@@ -1,10 +1,12 @@
 //! The worker contract on top of an engine in this process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, OutputRules, Rent, Stage};
+use domain::{
+    FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, OutputRules, Rent, Stage,
+};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
@@ -15,6 +17,10 @@ use proto::{
     PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerServer, WorkerState,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::drain::{Drain, Leaving, Seat};
 
 /// One model on one engine.
 pub struct LocalWorker {
@@ -23,6 +29,10 @@ pub struct LocalWorker {
     files: ModelFiles,
     incarnation: IncarnationId,
     rent: watch::Sender<Rent>,
+    zone: String,
+    drain: Arc<Drain>,
+    drain_timeout: Duration,
+    evacuating: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// A worker cannot start.
@@ -50,7 +60,25 @@ impl LocalWorker {
         let (info, files) = (model.info().clone(), model.files().clone());
         let engine = Engine::start(model, config)?;
         let (incarnation, rent) = (IncarnationId::generate(), watch::Sender::new(rent));
-        Ok(Self { engine, info, files, incarnation, rent })
+        Ok(Self {
+            engine,
+            info,
+            files,
+            incarnation,
+            rent,
+            zone: String::new(),
+            drain: Drain::new(),
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            evacuating: Mutex::default(),
+        })
+    }
+
+    /// The same worker on a machine in `zone`, which has `drain_timeout` for what it runs when it is told to
+    /// leave and not when.
+    #[must_use]
+    pub fn placed(mut self, zone: String, drain_timeout: Duration) -> Self {
+        (self.zone, self.drain_timeout) = (zone, drain_timeout);
+        self
     }
 
     /// The model it serves.
@@ -58,11 +86,25 @@ impl LocalWorker {
         &self.info
     }
 
-    /// Resolves when no sequence is running or waiting.
-    pub async fn idle(&self) {
-        let mut states = self.engine.watch();
-        // The engine outlives this borrow of it, so waiting cannot fail.
-        let _ = states.wait_for(|state| state.running == 0 && state.waiting == 0).await;
+    /// Resolves when no sequence is on it, and nobody is likely to fetch blocks of those it handed over.
+    pub async fn out(&self) {
+        self.drain.out().await;
+    }
+
+    /// Resolves when it takes nothing new.
+    pub(crate) async fn draining(&self) {
+        // The sender is this worker's, so waiting cannot fail.
+        let _ = self.drain.watch().wait_for(|leaving| leaving.stage > Stage::Serving).await;
+    }
+
+    /// Tells watchers that its machine may go some day: it takes work, and others are the better choice.
+    pub fn warn(&self) {
+        self.drain.warn();
+    }
+
+    /// Ends at once: every sequence fails, with its last word on what it used.
+    pub fn shut_down(&self) {
+        self.engine.shutdown();
     }
 
     /// The same worker behind gRPC over pipes in memory, so that a single process takes the same
@@ -99,15 +141,18 @@ impl Worker for LocalWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
         let allowance = start.allowance;
         let request = start.request;
+        let seat = self.drain.seat(&start);
         let sequence = self.start_sequence(start)?;
         tracing::debug!(request = %request, "sequence accepted");
-        Ok(Generation::new(allowance, |wishes| events(sequence, wishes)))
+        Ok(Generation::new(allowance, |wishes| events(sequence, wishes, seat)))
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let mut watching = Watching {
             states: self.engine.watch(),
             rents: self.rent.subscribe(),
+            leaving: self.drain.watch(),
+            zone: self.zone.clone(),
             info: self.info.clone(),
             incarnation: self.incarnation,
         };
@@ -119,8 +164,13 @@ impl Worker for LocalWorker {
         Ok(first.chain(changes).boxed())
     }
 
-    async fn drain(&self, _: Option<Duration>) -> Result<(), WorkerError> {
+    async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
+        tracing::info!(leaves_in = ?leaves_in, "draining");
         self.engine.drain();
+        self.drain.leave(leaves_in, self.drain_timeout);
+        let mut evacuating = self.evacuating.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = || AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.drain).evacuate()));
+        evacuating.get_or_insert_with(begin);
         Ok(())
     }
 
@@ -156,22 +206,33 @@ impl Worker for LocalWorker {
 }
 
 /// What a sequence tells, while wishes are passed to it. Dropping the stream cancels the sequence.
-fn events(sequence: Sequence, wishes: Wishes) -> impl Stream<Item = Event> + Send {
-    stream::unfold((sequence, Some(wishes)), |(mut sequence, mut wishes)| async move {
+fn events(sequence: Sequence, wishes: Wishes, seat: Seat) -> impl Stream<Item = Event> + Send {
+    let state = (sequence, Some(wishes), seat);
+    stream::unfold(state, |(mut sequence, mut wishes, mut seat)| async move {
         let event = loop {
-            let Some(open) = &mut wishes else { break sequence.next().await };
             tokio::select! {
                 biased;
-                wish = open.next() => match wish {
-                    Some((_, Some(reason))) => sequence.stop(reason),
-                    Some((allowance, None)) => sequence.extend(allowance),
+                wish = next_wish(&mut wishes), if wishes.is_some() => match wish {
+                    Some((_, Some(reason))) => {
+                        seat.stop(reason);
+                        sequence.stop(reason);
+                    }
+                    Some((allowance, None)) => {
+                        seat.extend(allowance);
+                        sequence.extend(allowance);
+                    }
                     None => wishes = None,
                 },
+                () = seat.told_to_go() => sequence.stop(FinishReason::Cancelled),
                 event = sequence.next() => break event,
             }
         };
-        Some((told(event?), (sequence, wishes)))
+        Some((seat.saw(told(event?)), (sequence, wishes, seat)))
     })
+}
+
+async fn next_wish(wishes: &mut Option<Wishes>) -> Option<(u32, Option<FinishReason>)> {
+    wishes.as_mut()?.next().await
 }
 
 fn told(event: EngineEvent) -> Event {
@@ -206,6 +267,8 @@ fn refused(refusal: Refusal) -> WorkerError {
 struct Watching {
     states: watch::Receiver<EngineState>,
     rents: watch::Receiver<Rent>,
+    leaving: watch::Receiver<Leaving>,
+    zone: String,
     info: ModelInfo,
     incarnation: IncarnationId,
 }
@@ -216,12 +279,15 @@ impl Watching {
         let changed = tokio::select! {
             changed = self.states.changed() => changed,
             changed = self.rents.changed() => changed,
+            changed = self.leaving.changed() => changed,
         };
         changed.ok()
     }
 
     fn described(&mut self) -> WorkerState {
         let (state, rent) = (*self.states.borrow_and_update(), *self.rents.borrow_and_update());
+        let leaving = *self.leaving.borrow_and_update();
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
         WorkerState {
             incarnation: self.incarnation,
             models: vec![self.info.clone()],
@@ -229,7 +295,10 @@ impl Watching {
             total_blocks: state.total_blocks,
             running: state.running,
             waiting: state.waiting,
-            stage: if state.draining { Stage::Draining } else { Stage::Serving },
+            stage: leaving.stage,
+            leaves_in: leaving.leaves_at.map(left),
+            at_risk: leaving.at_risk,
+            zone: self.zone.clone(),
             block_tokens: state.block_tokens,
             waiting_tokens: state.waiting_tokens,
             price_per_hour: rent.per_hour(),
@@ -242,3 +311,4 @@ impl Watching {
 }
 
 const PIPES_WAITING: usize = 4;
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

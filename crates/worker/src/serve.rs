@@ -1,5 +1,9 @@
-//! A worker as a process: on the network until told to stop, then drained.
+//! A worker as a process: on the network until it is told to end, then emptied.
+//!
+//! A notice that the machine goes empties the worker, and so does `Drain`; the process stays. Only the order to
+//! end (SIGTERM) ends it: whoever started it would start it anew otherwise, on a machine that is about to go.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +11,11 @@ use std::time::Duration;
 use domain::Secret;
 use proto::{ServeError, Worker, WorkerServer};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::local::LocalWorker;
+use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
 /// A worker cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -22,45 +29,100 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody can be asked for notices.
+    #[error("listen for notices")]
+    Notices(#[from] AddressError),
     /// The network failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
-/// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and waits for
-/// accepted sequences up to `drain_timeout`.
+/// How a worker is served.
+#[derive(Clone, Debug, Default)]
+pub struct Serving {
+    /// File that holds the token gateways must show.
+    pub token_file: Option<PathBuf>,
+    /// How long it may take to end.
+    pub drain_timeout: Duration,
+    /// Where to listen for notices.
+    pub notices: Vec<NoticeSettings>,
+}
+
+/// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and ends once everything that
+/// ran is finished or handed over, within `drain_timeout`.
 pub async fn serve(
     worker: Arc<LocalWorker>,
     listener: TcpListener,
-    token_file: Option<PathBuf>,
-    drain_timeout: Duration,
-    stop: impl Future<Output = ()>,
+    serving: Serving,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
+    let Serving { token_file, drain_timeout, notices } = serving;
     let token = token_file.map(read_token).transpose()?;
-    let served = Arc::clone(&worker);
-    let drained = async {
-        stop.await;
-        // Draining by itself cannot fail: the engine is in this process.
-        let _ = worker.drain(Some(drain_timeout)).await;
-        tracing::info!("draining");
-        if tokio::time::timeout(drain_timeout, worker.idle()).await.is_err() {
-            tracing::warn!("sequences cut off at the drain timeout");
-        }
-    };
-    tokio::pin!(drained);
+    let (heard, hearing) = mpsc::channel(MAX_HEARD);
+    let stop = Box::new(Stop::new(stop, drain_timeout));
+    let mut listening = vec![listen(stop, Arc::clone(&worker), heard.clone())];
+    for settings in notices {
+        listening.push(listen(settings.open()?, Arc::clone(&worker), heard.clone()));
+    }
     let (told, telling) = tokio::sync::oneshot::channel::<()>();
-    let serving = WorkerServer::new(served, token).serve(listener, async {
+    let served = WorkerServer::new(Arc::clone(&worker) as _, token).serve(listener, async {
         let _ = telling.await;
     });
-    tokio::pin!(serving);
+    tokio::pin!(served);
     tokio::select! {
-        ended = &mut serving => return Ok(ended?),
-        () = &mut drained => {}
+        ended = &mut served => return Ok(ended?),
+        () = obey(&worker, hearing) => {}
     }
     let _ = told.send(());
     // Calls that only watch never end by themselves; their peers learn it from the connection.
-    let _ = tokio::time::timeout(GOODBYE, serving).await;
+    let _ = tokio::time::timeout(GOODBYE, served).await;
     Ok(())
+}
+
+/// Acts on notices until the process may end: it was ordered to, the worker is empty, and everybody knows who
+/// wanted to know that.
+async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
+    let mut end_by = None;
+    let mut owed = BTreeSet::new();
+    loop {
+        let limit = end_by.unwrap_or_else(Instant::now);
+        let heard = tokio::select! {
+            heard = hearing.recv() => heard,
+            () = tokio::time::sleep_until(limit), if end_by.is_some() => {
+                tracing::warn!("sequences cut off at the drain timeout");
+                return;
+            }
+        };
+        // It never ends before the process does.
+        let Some(heard) = heard else { return };
+        match heard {
+            Heard::Notice(source, Notice::Advice) => {
+                tracing::warn!(source, "the machine may go some day");
+                worker.warn();
+            }
+            Heard::Notice(source, Notice::Leave(leaves_in)) => {
+                tracing::warn!(source, leaves_in = ?leaves_in, "the machine goes");
+                owed.insert(source);
+                drain(worker, leaves_in).await;
+            }
+            Heard::Notice(source, Notice::Exit(within)) => {
+                owed.insert(source);
+                end_by = Some(Instant::now() + within);
+                drain(worker, Some(within)).await;
+            }
+            Heard::Released(source) => {
+                owed.remove(source);
+            }
+        }
+        if end_by.is_some() && owed.is_empty() {
+            return;
+        }
+    }
+}
+
+async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {
+    // Draining by itself cannot fail: the engine is in this process.
+    let _ = worker.drain(leaves_in).await;
 }
 
 fn read_token(path: PathBuf) -> Result<Secret<String>, RunError> {

@@ -62,6 +62,14 @@ pub(super) struct KnownWorker {
     capacity: &'static str,
     /// Whether it takes nothing new.
     draining: bool,
+    /// How far it is on its way out: `serving`, `draining` or `evacuating`.
+    stage: &'static str,
+    /// In how many seconds its machine goes, if it is leaving and knows.
+    leaves_in_seconds: Option<u64>,
+    /// Whether its machine was said to be likely to go some day.
+    at_risk: bool,
+    /// Where its machine is; empty if it does not say.
+    zone: String,
     /// Sequences that run.
     running: u32,
     /// Sequences that wait.
@@ -129,6 +137,10 @@ impl KnownWorker {
             price_per_hour: state.price_per_hour.into(),
             capacity: state.capacity.name(),
             draining: !state.takes_work(),
+            stage: state.stage.name(),
+            leaves_in_seconds: state.leaves_in.map(|left| left.as_secs()),
+            at_risk: state.at_risk,
+            zone: state.zone.clone(),
             running: state.running,
             waiting: state.waiting,
             free_blocks: state.free_blocks,
@@ -161,12 +173,21 @@ mod tests {
             wall: GpuTime::from_nanos(7),
             ..Accounts::default()
         };
-        let state = WorkerState { running: 2, waiting: 1, accounts, ..WorkerState::default() };
+        let state = WorkerState {
+            running: 2,
+            waiting: 1,
+            stage: domain::Stage::Evacuating,
+            leaves_in: Some(std::time::Duration::from_millis(12_900)),
+            accounts,
+            ..WorkerState::default()
+        };
 
         let shown = serde_json::to_value(Worker::Known(KnownWorker::of("w", &state))).unwrap();
 
         assert_eq!((&shown["name"], &shown["reachable"]), (&json!("w"), &json!(true)));
         assert_eq!((&shown["running"], &shown["waiting"]), (&json!(2), &json!(1)));
+        let leaving = [&shown["stage"], &shown["leaves_in_seconds"], &shown["draining"]];
+        assert_eq!(leaving, [&json!("evacuating"), &json!(12), &json!(true)]);
         let nanos = &shown["gpu_nanos"];
         assert_eq!((&nanos["platform.idle"], &nanos["wall"]), (&json!(4), &json!(7)));
     }

@@ -1,6 +1,7 @@
-//! What workers cost, changed while they run.
+//! Workers: what they cost, changed while they run, and when they leave.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use admission::tenancy::{Action, Resource};
 use axum::Json;
@@ -17,7 +18,7 @@ use super::words::{Dollars, Money};
 use super::{AdminApi, Routes};
 
 pub(super) fn routes() -> Routes {
-    Routes::new().routes(routes!(price))
+    Routes::new().routes(routes!(price)).routes(routes!(drain))
 }
 
 /// What a worker is to cost.
@@ -93,6 +94,51 @@ async fn price(
     let detail = json!({ "price_per_hour_usd": per_hour.to_string(), "capacity": capacity });
     api.registry.tell(actor, deed, worker, detail).await?;
     Ok(Json(priced))
+}
+
+/// A worker that is to leave.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = WorkerDrain)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    /// Its name, as `/admin/v1/status` tells it.
+    worker: String,
+    /// In how many seconds its machine goes. If absent, it takes its own `drain_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaves_in_seconds: Option<u32>,
+}
+
+/// Empties a worker, until it starts again.
+///
+/// From now on it takes nothing new. What cannot end there in time goes on on another worker, and its client does not notice. Asked for again, the nearest time counts.
+#[utoipa::path(
+    post, path = "/workers/drain", operation_id = "drain_worker", tag = "operation",
+    params(Making),
+    request_body = Drain,
+    responses((status = 200, description = "It was told.", body = Drain)),
+)]
+async fn drain(
+    State(api): State<Arc<AdminApi>>,
+    Caller(actor): Caller,
+    Making(terms): Making,
+    Body(drain): Body<Drain>,
+) -> Result<Json<Drain>, Refusal> {
+    let deed = (Action::Govern, Resource::Worker);
+    api.registry.authorize(actor, deed.0, deed.1).await?;
+    if terms.dry_run {
+        return Ok(Json(drain));
+    }
+    let Drain { worker, leaves_in_seconds } = &drain;
+    let leaves_in = leaves_in_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    let told = api.gateway.router().drain(worker, leaves_in).await;
+    let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
+    if let Err(error) = told {
+        tracing::warn!(worker, error = ?error, "worker not told to leave");
+        return Err(Refusal::lost_worker(worker));
+    }
+    let detail = json!({ "drain": true, "leaves_in_seconds": leaves_in_seconds });
+    api.registry.tell(actor, deed, worker, detail).await?;
+    Ok(Json(drain))
 }
 
 impl From<Terms> for Capacity {

@@ -353,6 +353,13 @@ async fn a_client_that_leaves_pays_for_what_was_produced_and_frees_its_place() {
     assert!((2..=5).contains(&rows[0].1), "{} tokens were produced", rows[0].1);
     assert!(rows[0].2 >= rows[0].1 * 400);
     assert_eq!(world.gateway.in_flight(), 0);
+    // It stops at its next step, and that is all that is wasted: at most one token of a millisecond.
+    let metrics = world.gateway.metrics().text();
+    let value = |name: &str| {
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+    };
+    assert_eq!(value("tollgate_wasted_gpu_seconds_count"), Some(1.0), "{metrics}");
+    assert!(value("tollgate_wasted_gpu_seconds_sum").unwrap() <= 0.001, "{metrics}");
 }
 
 #[tokio::test]

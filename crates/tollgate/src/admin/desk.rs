@@ -80,6 +80,10 @@ impl Desk {
         self.terms.json
     }
 
+    pub(super) const fn is_dry_run(&self) -> bool {
+        self.terms.dry_run
+    }
+
     /// Makes a change, and prints the record as it is then.
     pub(super) async fn change<R>(&self, request: R) -> Result<()>
     where

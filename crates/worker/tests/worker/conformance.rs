@@ -19,7 +19,7 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    fn start(&self, max_output: u32) -> Start {
+    pub(crate) fn start(&self, max_output: u32) -> Start {
         Start {
             request: RequestId::generate(),
             model: self.model.clone(),

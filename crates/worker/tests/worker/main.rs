@@ -1,4 +1,5 @@
 //! The worker contract, kept by every implementation of it.
 
 mod conformance;
+mod draining;
 mod workers;

@@ -75,7 +75,7 @@ fn scripted() -> Subject {
     Subject { worker: Arc::new(worker), model, capacity }
 }
 
-fn local() -> (Subject, Arc<LocalWorker>) {
+pub(crate) fn local() -> (Subject, Arc<LocalWorker>) {
     let config = EngineConfig { max_sequences: 4, max_waiting: 2, ..EngineConfig::default() };
     let rent = Rent::new(NanoUsd::from_dollars(1), Capacity::OnDemand).unwrap();
     let worker = LocalWorker::start("demo", &ModelSource::Demo, config, rent, &mut |_| {});

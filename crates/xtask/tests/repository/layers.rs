@@ -128,12 +128,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tollgate", &["domain", "admission", "engine", "gateway", "worker"]),
     ("xtask", &[]),
     ("system-tests", &[]),
-    ("load-tests", &["domain", "proto"]),
+    // It also measures what happens between workers, where no client sees it.
+    ("load-tests", &["domain", "proto", "routing", "worker"]),
 ];
 
 /// Libraries whose name starts like this, and the one package that may know them.
 const OWNERS: &[(&str, &str)] = &[
     ("candle", "engine"),
+    // A worker asks its machine's metadata service over HTTP, and serves nothing.
+    ("http-body", "worker"),
     ("pingora", "gateway"),
     ("prost", "proto"),
     ("redis", "store"),

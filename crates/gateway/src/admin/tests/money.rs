@@ -168,6 +168,26 @@ async fn a_worker_costs_what_it_is_told_to_cost_and_the_audit_log_knows() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_told_to_leave_takes_nothing_new_and_the_audit_log_knows() {
+    let world = World::new().await;
+    let draft = json!({ "worker": "scripted", "leaves_in_seconds": 90 });
+    let state = async || world.worker.watch().await.unwrap().next().await.unwrap();
+
+    let planned = world.post("/admin/v1/workers/drain?dry_run=true", &draft).send().await;
+    assert_eq!(planned.is(200).json(), draft);
+    assert!(state().await.takes_work(), "a dry run changes nothing");
+    let told = world.post("/admin/v1/workers/drain", &draft).send().await;
+
+    assert_eq!(told.is(200).json(), draft);
+    assert!(!state().await.takes_work());
+    let audit = world.get("/admin/v1/audit?limit=1000").send().await.is(200).text;
+    assert!(audit.contains("worker.govern") && audit.contains("leaves_in_seconds"), "{audit}");
+    let unknown = json!({ "worker": "nobody" });
+    let refused = world.post("/admin/v1/workers/drain", &unknown).send().await;
+    assert_eq!(refused.is(422).json()["problems"][0]["field"], "worker");
+}
+
+#[tokio::test]
 async fn the_status_has_what_watchers_look_for() {
     let world = World::new().await;
     let status = world.get("/admin/v1/status").send().await.is(200).json();

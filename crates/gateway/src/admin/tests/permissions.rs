@@ -142,7 +142,7 @@ async fn expected(world: &World, admin: &Administrator, deed: &Deed) -> Option<S
 
 async fn ask(world: &World, deed: &Deed, token: Option<&str>) -> Answered {
     let method = match deed.operation.split_once('_').map_or("", |(verb, _)| verb) {
-        "create" | "rotate" | "revoke" => Method::POST,
+        "create" | "rotate" | "revoke" | "drain" => Method::POST,
         "update" => Method::PATCH,
         "price" => Method::PUT,
         "delete" => Method::DELETE,
@@ -278,6 +278,7 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
     let tariff = json!({ "gpu_time": { "per_hour": "2.00", "markup_percent": 100 } });
     let new = Some(json!({ "model": "n", "price": tariff }));
     let rent = Some(json!({ "worker": "scripted", "price_per_hour": "1.20" }));
+    let leaving = Some(json!({ "worker": "scripted" }));
     let worker = (Action::Govern, Resource::Worker);
     let mut deeds = vec![
         deed("list_prices", "/prices", None, price(Action::List), At::Home),
@@ -288,6 +289,7 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
         deed("list_audit", "/audit", None, (Action::List, Resource::Audit), At::Home),
         deed("read_status", "/status", None, (Action::Read, Resource::Status), At::Platform),
         deed("price_worker", "/workers/price", rent, worker, At::Platform),
+        deed("drain_worker", "/workers/drain", leaving, worker, At::Platform),
         deed(
             "verify_ledger",
             "/ledger/verification",

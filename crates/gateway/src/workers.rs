@@ -1,0 +1,108 @@
+//! The workers that a configuration names, as an administrator asks them from a shell: directly, without a
+//! gateway between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::Rent;
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use proto::{GrpcWorker, Worker, WorkerError, WorkerState};
+
+use crate::config::GatewaySettings;
+use crate::server::{GatewayError, read_token};
+
+/// The workers that a configuration names.
+pub struct Workers(Vec<(String, Arc<dyn Worker>)>);
+
+/// A worker was not asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum AskWorkerError {
+    /// There is none of this name.
+    #[error("no worker is called `{name}`; there are: {known}")]
+    Unknown {
+        /// What it was called.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// It said no, or nothing.
+    #[error("ask worker {name}")]
+    Refused {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: WorkerError,
+    },
+}
+
+impl Workers {
+    /// Those that `settings` name, shown the token that gateways show.
+    pub fn of(settings: &GatewaySettings) -> Result<Self, GatewayError> {
+        let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+        let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
+        for address in &settings.workers {
+            let worker = GrpcWorker::new(&address.0, token.as_ref())?;
+            workers.push((address.0.clone(), Arc::new(worker)));
+        }
+        Ok(Self(workers))
+    }
+
+    /// What each says of itself; `None` for one that does not answer.
+    pub async fn states(&self) -> Vec<(&str, Option<WorkerState>)> {
+        let state = |(name, worker): &'_ (String, Arc<dyn Worker>)| {
+            let worker = Arc::clone(worker);
+            let name = name.clone();
+            async move {
+                let asked = async { worker.watch().await?.next().await.ok_or_else(silent) };
+                let state: Result<WorkerState, WorkerError> = within(asked).await;
+                state
+                    .inspect_err(
+                        |error| tracing::warn!(worker = name, error = %error, "worker not reached"),
+                    )
+                    .ok()
+            }
+        };
+        let states = join_all(self.0.iter().map(state)).await;
+        self.0.iter().map(|(name, _)| name.as_str()).zip(states).collect()
+    }
+
+    /// Takes nothing new from now on, and is empty in `leaves_in`, or at leisure.
+    pub async fn drain(
+        &self,
+        name: &str,
+        leaves_in: Option<Duration>,
+    ) -> Result<(), AskWorkerError> {
+        let worker = self.worker(name)?;
+        told(name, within(worker.drain(leaves_in)).await)
+    }
+
+    /// Costs this much from now on.
+    pub async fn set_price(&self, name: &str, rent: Rent) -> Result<(), AskWorkerError> {
+        let worker = self.worker(name)?;
+        told(name, within(worker.set_price(rent)).await)
+    }
+
+    fn worker(&self, name: &str) -> Result<&dyn Worker, AskWorkerError> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, worker)| worker.as_ref()).ok_or_else(|| {
+            let names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+            AskWorkerError::Unknown { name: name.to_owned(), known: names.join(", ") }
+        })
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, WorkerError>>) -> Result<T, WorkerError> {
+    tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> WorkerError {
+    WorkerError::Unreachable(format!("it did not answer within {LIMIT:?}"))
+}
+
+fn told(name: &str, told: Result<(), WorkerError>) -> Result<(), AskWorkerError> {
+    told.map_err(|source| AskWorkerError::Refused { name: name.to_owned(), source })
+}
+
+const LIMIT: Duration = Duration::from_secs(5);
