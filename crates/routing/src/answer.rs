@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use domain::{CacheSalt, FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
+use domain::{
+    CacheSalt, FinishReason, GpuTime, Job, Logprobs, ModelName, NanoUsd, Times, Usage, Work,
+};
 use proto::{Control, Event, Start, WorkerError};
 
 use crate::error::RouteError;
@@ -52,7 +54,12 @@ struct Spent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// New tokens.
-    Tokens(Vec<u32>),
+    Tokens {
+        /// Which.
+        ids: Vec<u32>,
+        /// For each of them, if that was asked for; else empty.
+        logprobs: Vec<Logprobs>,
+    },
     /// The end.
     Finished(FinishReason),
 }
@@ -115,13 +122,15 @@ impl Answer {
     pub async fn next(&mut self) -> Result<Piece, RouteError> {
         loop {
             let failure = match self.placed.generation.next().await {
-                Some(Event::Tokens { first, ids, gpu, .. }) => match self.fresh(first, ids) {
-                    Ok(ids) => {
-                        self.book(gpu);
-                        return Ok(self.deliver(ids));
+                Some(Event::Tokens { first, ids, gpu, logprobs }) => {
+                    match self.fresh(first, ids, logprobs) {
+                        Ok((ids, logprobs)) => {
+                            self.book(gpu);
+                            return Ok(self.deliver(ids, logprobs));
+                        }
+                        Err(failure) => failure,
                     }
-                    Err(failure) => failure,
-                },
+                }
                 Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
                 Some(Event::HandedOver { usage }) => {
                     self.hear_last_word(&usage);
@@ -148,24 +157,30 @@ impl Answer {
     }
 
     /// Those of `ids` that were not delivered before. A gap is a lying worker.
-    fn fresh(&self, first: u32, mut ids: Vec<u32>) -> Result<Vec<u32>, WorkerError> {
+    fn fresh(
+        &self,
+        first: u32,
+        mut ids: Vec<u32>,
+        mut logprobs: Vec<Logprobs>,
+    ) -> Result<(Vec<u32>, Vec<Logprobs>), WorkerError> {
         let known = self.used.usage.completion_tokens;
         let Some(repeated) = known.checked_sub(first) else {
             let reason = format!("it skipped from token {known} to token {first}");
             return Err(WorkerError::Unreachable(reason));
         };
         ids.drain(..ids.len().min(repeated as usize));
+        logprobs.drain(..logprobs.len().min(repeated as usize));
         let room = self.start.max_output.saturating_sub(known) as usize;
         if ids.len() > room {
             return Err(WorkerError::Unreachable("it produced more than asked for".to_owned()));
         }
-        Ok(ids)
+        Ok((ids, logprobs))
     }
 
-    fn deliver(&mut self, ids: Vec<u32>) -> Piece {
+    fn deliver(&mut self, ids: Vec<u32>, logprobs: Vec<Logprobs>) -> Piece {
         self.start.generated.extend_from_slice(&ids);
         self.used.usage.completion_tokens = self.start.generated.len() as u32;
-        Piece::Tokens(ids)
+        Piece::Tokens { ids, logprobs }
     }
 
     /// Books the time that new tokens took.
