@@ -51,6 +51,7 @@ pub struct OwnBound {
 pub struct Job {
     parts: JobParts,
     max_output: u32,
+    session: Option<u64>,
 }
 
 /// Why the parts are not a job.
@@ -92,7 +93,21 @@ impl Job {
             });
         }
         let max_output = parts.max_output.unwrap_or(room);
-        Ok(Self { parts, max_output })
+        Ok(Self { parts, max_output, session: None })
+    }
+
+    /// The same job, as part of this conversation of its tenant.
+    #[must_use]
+    pub fn in_session(self, session: u64) -> Self {
+        Self { session: Some(session), ..self }
+    }
+
+    /// A number for the conversation it is part of, within its tenant's; the tenant's own if none is known.
+    pub fn session(&self) -> u64 {
+        let tenant = self.parts.share.tenant;
+        let [low, high] = [&tenant.as_bytes()[..8], &tenant.as_bytes()[8..]]
+            .map(|half| half.iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte)));
+        low ^ high.rotate_left(32) ^ self.session.unwrap_or(0)
     }
 
     /// The request this job answers.

@@ -142,7 +142,7 @@ impl Gateway {
             };
             permit.record(answer.used().usage, answer.used().cost);
             match piece {
-                Piece::Tokens(ids) => {
+                Piece::Tokens { ids, .. } => {
                     if output.is_empty() {
                         self.metrics().first_token(exchange.began.elapsed());
                     }
@@ -226,7 +226,7 @@ async fn extend_lease(
 /// Ends a sequence nobody reads, and waits for the worker's last word on what it used.
 async fn give_up(answer: &mut Answer) {
     answer.stop(FinishReason::Cancelled);
-    let last_word = async { while let Ok(Piece::Tokens(_)) = answer.next().await {} };
+    let last_word = async { while let Ok(Piece::Tokens { .. }) = answer.next().await {} };
     if tokio::time::timeout(LAST_WORD_TIMEOUT, last_word).await.is_err() {
         tracing::warn!(worker = %answer.worker(), "worker did not confirm a cancelled sequence");
     }

@@ -1,31 +1,55 @@
 //! One stream of tokens, whatever happens to the workers behind it.
 //!
-//! An [`Answer`] keeps the log of tokens it has delivered. When its worker fails in passing, it
-//! asks the router for another one and goes on from the log; a reader sees no gap and no repeat.
+//! An [`Answer`] keeps the log of tokens it has delivered. When its worker leaves, vanishes, stalls, fails or says what
+//! cannot be, it asks the router for another one and goes on from the log; a reader sees no gap and no repeat.
 //! Time that another worker spends on what was already computed once is not the tenant's: workers
 //! tell it beside what is billable, as `usage.times.recompute`. A worker's last word on what it used is
 //! exact; of one that vanished without it, what its tokens said is all that is known.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use domain::{CacheSalt, FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
-use proto::{Control, Event, Start, WorkerError};
+use domain::{
+    CacheSalt, FinishReason, GpuTime, Job, Logprobs, ModelName, NanoUsd, Stage, Times, Usage, Work,
+};
+use proto::{Event, Start, WorkerError};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::ahead::Ahead;
 use crate::error::RouteError;
-use crate::router::{Placed, Router};
+use crate::evidence::{self, Lie};
+use crate::figures::Cause;
+use crate::hedge::Hedge;
+use crate::member::Leaving;
+use crate::patience::patience;
+use crate::place::{Placed, Site, Wanted};
+use crate::queue::Lane;
+use crate::router::Router;
 
 /// The stream of tokens that answers a job. Dropping it cancels the sequence.
 pub struct Answer {
     router: Arc<Router>,
     model: ModelName,
+    session: u64,
     start: Start,
-    placed: Placed,
+    /// `None` between two workers.
+    running: Option<Running>,
+    /// Where it runs, or ran last.
+    site: Site,
+    /// Workers that failed it, and how often it was started.
+    avoid: Vec<u32>,
     attempts: u32,
+    handed_over: u32,
+    /// It is to end, for this reason.
+    stop: Option<FinishReason>,
     used: Used,
     /// What workers before this one did, and what they spent on it.
     before: (Vec<Work>, Spent),
     /// What this worker has spent so far.
     here: Spent,
+    /// Where it goes on when this worker leaves.
+    ahead: Option<Ahead>,
 }
 
 /// What an answer has used so far.
@@ -48,13 +72,41 @@ struct Spent {
     complete: bool,
 }
 
+/// A sequence on a worker.
+struct Running {
+    placed: Placed,
+    leaving: watch::Receiver<Leaving>,
+    /// When it last said something new, or could not be expected to.
+    heard: Instant,
+    /// A second worker, asked because the first token takes long.
+    hedge: Option<Hedge>,
+}
+
 /// What comes next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
     /// New tokens.
-    Tokens(Vec<u32>),
+    Tokens {
+        /// Which.
+        ids: Vec<u32>,
+        /// For each of them, if that was asked for; else empty.
+        logprobs: Vec<Logprobs>,
+    },
     /// The end.
     Finished(FinishReason),
+}
+
+/// What happened to a sequence that runs.
+enum Happened {
+    Said(Option<Event>),
+    /// The second worker was faster.
+    Overtaken(Box<Placed>, Event),
+    /// It should have said something by now.
+    Silence,
+    /// Its worker is on its way out.
+    Leaves(Leaving),
+    /// What was added is to be copied.
+    CopyAgain,
 }
 
 impl Answer {
@@ -75,12 +127,34 @@ impl Answer {
             share: job.share(),
             salt: CacheSalt::of(job.share().tenant),
         };
-        let placed = router.place(&start, job.model()).await?;
+        let (model, session) = (job.model().clone(), job.session());
+        let wanted = Wanted {
+            start: &start,
+            model: &model,
+            session,
+            lane: Lane::New(start.share.priority),
+            avoid: &[],
+            preferred: None,
+        };
+        let placed = router.place(&wanted).await?;
         let usage = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
-        let used = Used { usage, ..Used::default() };
-        let model = job.model().clone();
-        let (before, here) = Default::default();
-        Ok(Self { router, model, start, placed, attempts: 1, used, before, here })
+        let hedge = Hedge::begin(&router, &wanted, &placed);
+        Ok(Self {
+            router,
+            model,
+            session,
+            site: placed.site.clone(),
+            running: Some(Running::new(placed, hedge)),
+            start,
+            avoid: Vec::new(),
+            attempts: 1,
+            handed_over: 0,
+            stop: None,
+            used: Used { usage, ..Used::default() },
+            before: Default::default(),
+            here: Spent::default(),
+            ahead: None,
+        })
     }
 
     /// What was used so far.
@@ -91,85 +165,169 @@ impl Answer {
     /// What each worker did, in turn.
     pub fn work(&self) -> Vec<Work> {
         let mut work = self.before.0.clone();
-        work.push(self.work_here());
+        if self.running.is_some() {
+            work.push(self.work_here());
+        }
         work
     }
 
-    /// The worker that runs it now.
+    /// The worker that runs it now, or ran it last.
     pub fn worker(&self) -> &str {
-        self.placed.member.name()
+        self.site.member.name()
     }
 
     /// Raises the number of tokens paid for, in total.
     pub fn extend(&mut self, allowance: u32) {
+        let waited = self.is_unpaid();
         self.start.allowance = self.start.allowance.max(allowance);
-        self.control().extend(allowance);
+        if let Some(running) = &mut self.running {
+            running.placed.generation.control().extend(allowance);
+            if waited {
+                running.heard = Instant::now();
+            }
+        }
     }
 
     /// Ends the sequence at its next step; [`Piece::Finished`] follows.
-    pub fn stop(&self, reason: FinishReason) {
-        self.control().stop(reason);
+    pub fn stop(&mut self, reason: FinishReason) {
+        self.stop = self.stop.or(Some(reason));
+        if let Some(running) = &mut self.running {
+            running.placed.generation.control().stop(reason);
+            running.heard = Instant::now();
+        }
     }
 
-    /// What comes next. After [`Piece::Finished`] or an error there is nothing.
+    /// What comes next. After [`Piece::Finished`] or an error there is nothing. Nothing is lost if this is
+    /// dropped before it is done.
     pub async fn next(&mut self) -> Result<Piece, RouteError> {
         loop {
-            let failure = match self.placed.generation.next().await {
-                Some(Event::Tokens { first, ids, gpu, .. }) => match self.fresh(first, ids) {
-                    Ok(ids) => {
-                        self.book(gpu);
-                        return Ok(self.deliver(ids));
-                    }
-                    Err(failure) => failure,
-                },
-                Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
-                Some(Event::HandedOver { usage }) => {
-                    self.hear_last_word(&usage);
-                    WorkerError::Draining
+            if self.running.is_none() {
+                if let Some(reason) = self.is_over() {
+                    return Ok(Piece::Finished(reason));
                 }
-                Some(Event::Failed { error, usage }) => {
-                    if let Some(usage) = usage {
-                        self.hear_last_word(&usage);
-                    }
-                    error
-                }
-                None => WorkerError::Unreachable("the stream ended early".to_owned()),
-            };
-            if self.start.generated.len() >= self.start.max_output as usize {
-                // Only the word that it ended was lost.
-                return Ok(Piece::Finished(FinishReason::Length));
+                self.go_on_elsewhere().await?;
             }
-            self.go_on_elsewhere(failure).await?;
+            let happened = self.happens().await;
+            if let Some(piece) = self.take_in(happened)? {
+                return Ok(piece);
+            }
         }
     }
 
-    fn control(&self) -> Control {
-        self.placed.generation.control()
+    /// Why there is nothing to go on with, if there is not.
+    fn is_over(&self) -> Option<FinishReason> {
+        let full = self.start.generated.len() >= self.start.max_output as usize;
+        // Only the word that it ended was lost.
+        self.stop.or(full.then_some(FinishReason::Length))
     }
 
-    /// Those of `ids` that were not delivered before. A gap is a lying worker.
-    fn fresh(&self, first: u32, mut ids: Vec<u32>) -> Result<Vec<u32>, WorkerError> {
-        let known = self.used.usage.completion_tokens;
-        let Some(repeated) = known.checked_sub(first) else {
-            let reason = format!("it skipped from token {known} to token {first}");
-            return Err(WorkerError::Unreachable(reason));
+    /// Waits for something to happen; changes nothing, so that it can be dropped.
+    async fn happens(&mut self) -> Happened {
+        let unpaid = self.is_unpaid();
+        let again_at = self.ahead.as_ref().and_then(Ahead::again_at);
+        let limits = self.router.settings.stall;
+        let site = &self.site;
+        let Some(running) = &mut self.running else { return Happened::Said(None) };
+        let tokens = self.start.prompt.len() + self.start.generated.len();
+        let begun = !self.start.generated.is_empty();
+        let silence_at = running.heard + patience(site, tokens, begun, limits);
+        let Running { placed, leaving, hedge, .. } = running;
+        tokio::select! {
+            biased;
+            event = placed.generation.next() => Happened::Said(event),
+            (placed, event) = Hedge::won(hedge) => Happened::Overtaken(placed, event),
+            // The sender is the member's, which this answer holds.
+            Ok(()) = leaving.changed() => Happened::Leaves(*leaving.borrow_and_update()),
+            () = at(again_at) => Happened::CopyAgain,
+            // Without a lease a sequence waits, and says nothing.
+            () = tokio::time::sleep_until(silence_at), if !unpaid => Happened::Silence,
+        }
+    }
+
+    fn take_in(&mut self, happened: Happened) -> Result<Option<Piece>, RouteError> {
+        let event = match happened {
+            Happened::Said(event) => event,
+            Happened::Overtaken(placed, event) => {
+                self.change_horses(*placed);
+                Some(event)
+            }
+            Happened::Silence => {
+                let silent = WorkerError::Unreachable("it said nothing for too long".to_owned());
+                return self.leave(Cause::Stalled, silent).map(|()| None);
+            }
+            Happened::Leaves(leaving) => {
+                self.look_ahead(leaving);
+                return Ok(None);
+            }
+            Happened::CopyAgain => {
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.again(&self.router, &self.start, &self.site.member);
+                }
+                return Ok(None);
+            }
         };
-        ids.drain(..ids.len().min(repeated as usize));
-        let room = self.start.max_output.saturating_sub(known) as usize;
-        if ids.len() > room {
-            return Err(WorkerError::Unreachable("it produced more than asked for".to_owned()));
+        match event {
+            Some(Event::Tokens { first, ids, gpu, logprobs }) => {
+                let vocabulary = self.site.vocabulary;
+                match evidence::fresh(&self.start, vocabulary, first, (ids, logprobs)) {
+                    Ok((ids, logprobs)) => {
+                        self.book(gpu);
+                        Ok(self.deliver(ids, logprobs))
+                    }
+                    Err(lie) => self.catch_out(&lie).map(|()| None),
+                }
+            }
+            Some(Event::Finished { reason, usage }) => {
+                if let Err(lie) = evidence::ending(&self.start, self.stop, reason, &usage) {
+                    self.hear_last_word(&usage);
+                    return self.catch_out(&lie).map(|()| None);
+                }
+                self.hear_last_word(&usage);
+                if let Some(running) = &mut self.running {
+                    running.placed.in_flight.succeed();
+                }
+                Ok(Some(Piece::Finished(reason)))
+            }
+            Some(Event::HandedOver { usage }) => {
+                self.hear_last_word(&usage);
+                self.leave(Cause::HandedOver, WorkerError::Draining).map(|()| None)
+            }
+            Some(Event::Failed { error, usage }) => {
+                if let Some(usage) = usage {
+                    self.hear_last_word(&usage);
+                }
+                self.leave(cause_of(&error), error).map(|()| None)
+            }
+            None => {
+                let early = WorkerError::Unreachable("the stream ended early".to_owned());
+                self.leave(Cause::Lost, early).map(|()| None)
+            }
         }
-        Ok(ids)
     }
 
-    fn deliver(&mut self, ids: Vec<u32>) -> Piece {
+    /// It waits for more to be paid.
+    fn is_unpaid(&self) -> bool {
+        self.stop.is_none() && self.start.generated.len() >= self.start.allowance as usize
+    }
+
+    fn deliver(&mut self, ids: Vec<u32>, logprobs: Vec<Logprobs>) -> Option<Piece> {
+        if ids.is_empty() {
+            // Nothing new is no sign of life.
+            return None;
+        }
+        if let Some(running) = &mut self.running {
+            running.heard = Instant::now();
+            running.hedge = None;
+        }
         self.start.generated.extend_from_slice(&ids);
         self.used.usage.completion_tokens = self.start.generated.len() as u32;
-        Piece::Tokens(ids)
+        Some(Piece::Tokens { ids, logprobs })
     }
 
-    /// Books the time that new tokens took.
+    /// Books the time that new tokens took: no more than there was.
     fn book(&mut self, gpu: GpuTime) {
+        let most = evidence::most_time(self.site.since.elapsed());
+        let gpu = gpu.min(GpuTime::from_nanos(most.nanos().saturating_sub(self.here.gpu.nanos())));
         // The first token comes out of the prompt's own step; a reader is woken for it at once.
         let begins = self.start.generated.is_empty();
         let time = if begins { &mut self.here.times.prefill } else { &mut self.here.times.decode };
@@ -180,19 +338,30 @@ impl Answer {
 
     /// Takes what the worker says of itself in the place of what its tokens said.
     fn hear_last_word(&mut self, usage: &Usage) {
+        let (usage, clamped) = evidence::bounded(usage, self.site.since.elapsed());
+        if clamped > GpuTime::ZERO {
+            let worker = self.worker();
+            tracing::warn!(worker, nanos = clamped.nanos(), "worker claims more time than passed");
+            let counter = &self.router.counters.clamped_nanos;
+            counter.fetch_add(clamped.nanos(), Ordering::Relaxed);
+            if let Some(running) = &mut self.running {
+                running.placed.in_flight.fail(&WorkerError::Failed(Lie::Usage.to_string()));
+            }
+        }
         self.here.gpu = usage.gpu;
         self.here.times = usage.times;
         self.here.complete = true;
-        if self.attempts == 1 {
+        if self.before.0.is_empty() {
             // A later worker speaks of what it computed again, which is not the tenant's.
-            self.used.usage.cached_tokens = usage.cached_tokens.min(usage.prompt_tokens);
+            let cached = usage.cached_tokens.min(self.used.usage.prompt_tokens);
+            self.used.usage.cached_tokens = cached;
         }
         self.sum_up();
     }
 
     fn sum_up(&mut self) {
         // Rounded up once for each worker.
-        self.here.cost = self.here.gpu.cost(self.placed.price_per_hour);
+        self.here.cost = self.here.gpu.cost(self.site.price_per_hour);
         let (_, before) = &self.before;
         self.used.usage.gpu = before.gpu + self.here.gpu;
         self.used.usage.times = before.times + self.here.times;
@@ -202,34 +371,64 @@ impl Answer {
     fn work_here(&self) -> Work {
         Work {
             worker: self.worker().to_owned(),
-            incarnation: self.placed.incarnation.clone(),
+            incarnation: self.site.incarnation.clone(),
             gpu: self.here.gpu,
             recompute: self.here.times.recompute,
-            price_per_hour: self.placed.price_per_hour,
+            price_per_hour: self.site.price_per_hour,
             complete: self.here.complete,
         }
     }
 
-    fn finish(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
-        self.hear_last_word(usage);
-        Piece::Finished(reason)
+    /// The second worker goes on in the place of the first, which is told so by being dropped.
+    fn change_horses(&mut self, placed: Placed) {
+        tracing::debug!(request = %self.start.request, worker = %self.worker(), "overtaken");
+        let control = placed.generation.control();
+        control.extend(self.start.allowance);
+        if let Some(reason) = self.stop {
+            control.stop(reason);
+        }
+        self.site = placed.site.clone();
+        self.here = Spent::default();
+        self.ahead = None;
+        self.running = Some(Running::new(placed, None));
     }
 
-    async fn go_on_elsewhere(&mut self, failure: WorkerError) -> Result<(), RouteError> {
-        if !failure.is_passing() || self.attempts >= self.router.max_attempts() {
-            return Err(RouteError::Worker(failure));
+    fn look_ahead(&mut self, leaving: Leaving) {
+        if leaving.stage == Stage::Serving {
+            self.ahead = None;
+            return;
         }
+        let avoid: Vec<u32> = self.avoid.iter().copied().chain([self.site.member.slot()]).collect();
+        let wanted = Wanted {
+            start: &self.start,
+            model: &self.model,
+            session: self.session,
+            lane: Lane::Continuation,
+            avoid: &avoid,
+            preferred: None,
+        };
+        let chosen = self.ahead.take().map(|ahead| Arc::clone(ahead.to()));
+        let Some(to) = chosen.or_else(|| self.router.foresee(&wanted)) else { return };
+        let between = (&self.site.member, &to);
+        self.ahead = Some(Ahead::begin(&self.router, &self.start, between, leaving.at));
+    }
+
+    fn catch_out(&mut self, lie: &Lie) -> Result<(), RouteError> {
+        self.leave(Cause::Garbage, WorkerError::Failed(lie.to_string()))
+    }
+
+    /// The worker does not go on with it. An error if nobody else should, either.
+    fn leave(&mut self, cause: Cause, failure: WorkerError) -> Result<(), RouteError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
         tracing::warn!(
             request = %self.start.request,
             worker = %self.worker(),
             tokens = self.start.generated.len(),
+            cause = cause.name(),
             error = %failure,
-            "sequence goes on elsewhere"
+            "sequence leaves its worker"
         );
-        if matches!(failure, WorkerError::Unreachable(_)) {
-            self.placed.member.lose(&failure);
-        }
-        self.attempts += 1;
+        let leaves = self.site.member.leaving().borrow().stage != Stage::Serving;
         let work = self.work_here();
         let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
         let (works, before) = &mut self.before;
@@ -237,7 +436,81 @@ impl Answer {
         before.gpu += gpu;
         before.times = before.times + times;
         before.cost += cost;
-        self.placed = self.router.place(&self.start, &self.model).await?;
+        // A worker that hands everything over and stays is no better than one that fails.
+        let honest = cause == Cause::HandedOver && (leaves || self.handed_over == 0);
+        if cause == Cause::HandedOver {
+            self.handed_over += 1;
+        }
+        if !honest || self.handed_over > MAX_HAND_OVERS {
+            self.attempts += 1;
+            // A worker that leaves breaks what it has; it is not sick.
+            if !leaves {
+                running.placed.in_flight.fail(&failure);
+            }
+        }
+        self.avoid.push(self.site.member.slot());
+        if cause == Cause::Lost {
+            self.site.member.lose(&failure);
+        }
+        drop(running);
+        if self.is_over().is_some() {
+            return Ok(());
+        }
+        if matches!(failure, WorkerError::Invalid(_))
+            || self.attempts > self.router.settings.max_attempts
+        {
+            return Err(RouteError::Worker(failure));
+        }
+        self.router.counters.went_on(cause);
+        Ok(())
+    }
+
+    async fn go_on_elsewhere(&mut self) -> Result<(), RouteError> {
+        let wanted = Wanted {
+            start: &self.start,
+            model: &self.model,
+            session: self.session,
+            lane: Lane::Continuation,
+            avoid: &self.avoid,
+            preferred: self.ahead.as_ref().map(|ahead| ahead.to().slot()),
+        };
+        let placed = self.router.place(&wanted).await?;
+        self.ahead = None;
+        self.site = placed.site.clone();
+        self.running = Some(Running::new(placed, None));
         Ok(())
     }
 }
+
+impl Running {
+    fn new(placed: Placed, hedge: Option<Hedge>) -> Self {
+        let mut leaving = placed.site.member.leaving();
+        // One that began to leave meanwhile is news.
+        if leaving.borrow().stage != Stage::Serving {
+            leaving.mark_changed();
+        }
+        Self { placed, leaving, heard: Instant::now(), hedge }
+    }
+}
+
+/// Resolves at this moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn cause_of(error: &WorkerError) -> Cause {
+    match error {
+        WorkerError::Draining => Cause::HandedOver,
+        WorkerError::Unreachable(_) => Cause::Lost,
+        WorkerError::Full { .. }
+        | WorkerError::ModelNotFound(_)
+        | WorkerError::Invalid(_)
+        | WorkerError::Failed(_) => Cause::Failed,
+    }
+}
+
+/// A fleet that is renewed worker by worker hands a long answer over that often, and not oftener.
+const MAX_HAND_OVERS: u32 = 16;

@@ -1,77 +1,211 @@
-//! One worker as the router sees it: what it last pushed, and what we have running on it.
+//! One worker as the router sees it: what it last pushed, what we have running on it, and how it did lately.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{ModelDigest, NanoUsd};
+use arc_swap::ArcSwapOption;
+use domain::{ModelDigest, ModelInfo, NanoUsd, Stage};
 use futures_util::StreamExt;
 use proto::{Worker, WorkerError, WorkerState};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::breaker::{Breaker, BreakerSettings, BreakerState};
+use crate::prefixes::Prefixes;
 
 /// A worker and what is known of it.
 pub(crate) struct Member {
+    /// Its number here; no other member ever has it.
+    slot: u32,
+    /// Its name as a number: the same on every gateway.
+    key: u64,
     name: String,
     worker: Arc<dyn Worker>,
     /// `None` while the worker cannot be reached.
-    state: RwLock<Option<Arc<WorkerState>>>,
+    state: ArcSwapOption<WorkerState>,
+    stage: watch::Sender<Leaving>,
+    /// It is in the directory.
+    listed: AtomicBool,
     in_flight: AtomicU32,
+    /// Sequences that chose it for later.
+    promised: AtomicU32,
+    /// Prompt tokens sent since it last pushed its state.
+    unseen_tokens: AtomicU64,
+    health: Mutex<Health>,
+}
+
+/// How far a worker is on its way out, as its sequences need to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub(crate) stage: Stage,
+    pub(crate) at: Option<Instant>,
+}
+
+struct Health {
+    breaker: Breaker,
+    /// When it came, or came back.
+    since: Option<Instant>,
+    /// It said that it has no room before this.
+    full_until: Option<Instant>,
+}
+
+/// What a change of a member's state means to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learned {
+    /// Nothing: its figures moved.
+    Figures,
+    /// It was full, and seems to have room.
+    Room,
+    /// Which models it serves, at what price, or whether it takes work at all.
+    Terms,
 }
 
 impl Member {
-    pub(crate) fn new(name: String, worker: Arc<dyn Worker>) -> Self {
-        Self { name, worker, state: RwLock::new(None), in_flight: AtomicU32::new(0) }
+    pub(crate) fn new(
+        slot: u32,
+        name: String,
+        worker: Arc<dyn Worker>,
+        breaker: BreakerSettings,
+    ) -> Self {
+        let breaker = Breaker::new(breaker, Instant::now());
+        Self {
+            slot,
+            key: hash(&name),
+            name,
+            worker,
+            state: ArcSwapOption::empty(),
+            stage: watch::Sender::new(Leaving::default()),
+            listed: AtomicBool::new(true),
+            in_flight: AtomicU32::new(0),
+            promised: AtomicU32::new(0),
+            unseen_tokens: AtomicU64::new(0),
+            health: Mutex::new(Health { breaker, since: None, full_until: None }),
+        }
+    }
+
+    pub(crate) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    pub(crate) const fn key(&self) -> u64 {
+        self.key
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn worker(&self) -> &dyn Worker {
-        self.worker.as_ref()
+    pub(crate) fn worker(&self) -> &Arc<dyn Worker> {
+        &self.worker
     }
 
     /// What it last pushed; `None` while it cannot be reached.
     pub(crate) fn state(&self) -> Option<Arc<WorkerState>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.load_full()
     }
 
-    /// How busy it is, if it may be given a sequence of `model`.
-    ///
-    /// Our own count is exact and immediate, the pushed one includes other gateways: the larger
-    /// one is nearer to the truth.
-    pub(crate) fn load(&self, model: &ModelDigest) -> Option<u32> {
-        let state = self.state()?;
-        let serves = state.models.iter().any(|info| info.digest == *model);
-        let pushed = state.running.saturating_add(state.waiting);
-        let own = self.in_flight.load(Ordering::SeqCst);
-        (serves && state.takes_work()).then(|| pushed.max(own))
+    /// Looks at what it last pushed, without taking part in its ownership.
+    pub(crate) fn with_state<T>(&self, read: impl FnOnce(&WorkerState) -> T) -> Option<T> {
+        self.state.load().as_deref().map(read)
+    }
+
+    /// How far it is on its way out, now and whenever that changes.
+    pub(crate) fn leaving(&self) -> watch::Receiver<Leaving> {
+        self.stage.subscribe()
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
+    }
+
+    /// Whether the directory has it. One it has not keeps its sequences and gets no more.
+    pub(crate) fn list(&self, listed: bool) {
+        self.listed.store(listed, Ordering::SeqCst);
+    }
+
+    /// Sequences of ours that run on it, or will soon.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst) + self.promised.load(Ordering::SeqCst)
+    }
+
+    /// Counts a sequence that is to go on here later, until the guard is dropped.
+    pub(crate) fn promise(self: &Arc<Self>) -> Promise {
+        self.promised.fetch_add(1, Ordering::SeqCst);
+        Promise(Arc::clone(self))
+    }
+
+    pub(crate) fn unseen_tokens(&self) -> u64 {
+        self.unseen_tokens.load(Ordering::Relaxed)
+    }
+
+    /// What it serves of this version.
+    pub(crate) fn serves(&self, model: &ModelDigest) -> Option<ModelInfo> {
+        self.with_state(|state| state.models.iter().find(|info| info.digest == *model).cloned())?
     }
 
     /// What an hour of it costs, and which life of its process this is, if it can be reached.
     pub(crate) fn price_and_incarnation(&self) -> (NanoUsd, String) {
-        let known = self.state();
-        known.map(|state| (state.price_per_hour, state.incarnation.to_string())).unwrap_or_default()
+        let known = self.with_state(|state| (state.price_per_hour, state.incarnation.to_string()));
+        known.unwrap_or_default()
     }
 
-    /// Counts a sequence on this worker until the guard is dropped, after the last byte.
-    pub(crate) fn occupy(self: &Arc<Self>) -> InFlight {
+    /// Whether it may be given a sequence now, as far as its health goes; if so, how much of its
+    /// share it should get: less than 1 while it is new.
+    pub(crate) fn readiness(&self, now: Instant, slow_start: Duration) -> Option<f64> {
+        let health = self.health();
+        if !health.breaker.admits(now) || health.full_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let age = now.saturating_duration_since(health.since?);
+        if age >= slow_start {
+            return Some(1.0);
+        }
+        Some((age.as_secs_f64() / slow_start.as_secs_f64()).max(SMALLEST_SHARE))
+    }
+
+    /// Whether it said that it has no room now.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.health().full_until.is_some_and(|until| now < until)
+    }
+
+    pub(crate) fn breaker(&self, now: Instant) -> BreakerState {
+        self.health().breaker.state(now)
+    }
+
+    /// Counts a sequence on this worker until the guard is dropped, after the last byte. `None` if it may not be
+    /// sent: another one is the probe already.
+    pub(crate) fn occupy(self: &Arc<Self>, tokens: u64, now: Instant) -> Option<InFlight> {
+        if !self.health().breaker.take(now) {
+            return None;
+        }
         self.in_flight.fetch_add(1, Ordering::SeqCst);
-        InFlight(Arc::clone(self))
+        self.unseen_tokens.fetch_add(tokens, Ordering::Relaxed);
+        Some(InFlight { member: Arc::clone(self), judged: false })
+    }
+
+    /// A sequence ended on it: it may have room again.
+    pub(crate) fn has_room(&self) {
+        self.health().full_until = None;
+    }
+
+    /// It said that it has no room for a while.
+    pub(crate) fn fill_up(&self, until: Instant) {
+        self.health().full_until = Some(until);
     }
 
     /// Takes it out of routing until it pushes a state again; whether it was in.
     pub(crate) fn lose(&self, error: &WorkerError) -> bool {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let known = state.take().is_some();
+        let known = self.state.swap(None).is_some();
         if known {
+            self.health().since = None;
             tracing::warn!(worker = %self.name, error = %error, "worker lost");
         }
         known
     }
 
     /// Follows the worker's state for ever, reconnecting as often as it takes.
-    pub(crate) async fn follow(&self, changed: &watch::Sender<()>) {
+    pub(crate) async fn follow(&self, learned: impl Fn(Learned)) {
         // A worker that was never reached is reported once for each reason, not five times a second.
         let mut reported = None;
         loop {
@@ -79,8 +213,7 @@ impl Member {
                 Ok(mut states) => {
                     reported = None;
                     while let Some(state) = states.next().await {
-                        self.learn(state);
-                        changed.send_replace(());
+                        learned(self.learn(state));
                     }
                     WorkerError::Unreachable("it stopped pushing its state".to_owned())
                 }
@@ -91,27 +224,120 @@ impl Member {
                 tracing::warn!(worker = %self.name, error = %lost, "worker not reached");
             }
             reported = Some(lost);
-            changed.send_replace(());
+            learned(Learned::Terms);
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 
-    fn learn(&self, state: WorkerState) {
-        let mut known = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none() {
-            tracing::info!(worker = %self.name, models = state.models.len(), "worker found");
+    /// Follows what its cache holds for ever.
+    pub(crate) async fn follow_prefixes(&self, prefixes: &Prefixes) {
+        loop {
+            if let Ok(mut changes) = self.worker.prefixes().await {
+                while let Some(change) = changes.next().await {
+                    prefixes.learn(self.slot, &change);
+                }
+            }
+            prefixes.forget(self.slot);
+            tokio::time::sleep(PREFIX_PAUSE).await;
         }
-        *known = Some(Arc::new(state));
+    }
+
+    fn learn(&self, state: WorkerState) -> Learned {
+        let now = Instant::now();
+        let leaving =
+            Leaving { stage: state.stage, at: state.leaves_in.map(|leaves_in| now + leaves_in) };
+        self.unseen_tokens.store(0, Ordering::Relaxed);
+        // What it says now is newer than that it was full, if it says that it has room.
+        let has_room = state.waiting == 0 && state.free_blocks > 0;
+        let had_none = {
+            let mut health = self.health();
+            health.since.get_or_insert(now);
+            has_room && health.full_until.take().is_some()
+        };
+        let state = Arc::new(state);
+        let known = self.state.swap(Some(Arc::clone(&state)));
+        self.stage.send_if_modified(|known| {
+            // The moment moves a little with every push; only a stage or a new deadline is news.
+            let news = known.stage != leaving.stage || known.at.is_some() != leaving.at.is_some();
+            *known = leaving;
+            news
+        });
+        let terms = |state: &WorkerState| (state.price_per_hour, state.stage);
+        match known {
+            None => {
+                tracing::info!(worker = %self.name, models = state.models.len(), "worker found");
+                Learned::Terms
+            }
+            Some(known) if terms(&known) != terms(&state) || known.models != state.models => {
+                Learned::Terms
+            }
+            Some(_) if had_none => Learned::Room,
+            Some(_) => Learned::Figures,
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A sequence on a worker, as the router counts it.
-pub(crate) struct InFlight(Arc<Member>);
+/// A sequence on a worker, as the router counts it. Dropping it counts it out; what was not judged before speaks
+/// neither for nor against the worker.
+pub(crate) struct InFlight {
+    member: Arc<Member>,
+    judged: bool,
+}
+
+impl InFlight {
+    /// The worker did well.
+    pub(crate) fn succeed(&mut self) {
+        if !std::mem::replace(&mut self.judged, true) {
+            self.member.health().breaker.succeed(Instant::now());
+        }
+    }
+
+    /// The worker failed.
+    pub(crate) fn fail(&mut self, why: &WorkerError) {
+        if !std::mem::replace(&mut self.judged, true)
+            && self.member.health().breaker.fail(Instant::now())
+        {
+            tracing::warn!(worker = %self.member.name, error = %why, "worker is left alone for a while");
+        }
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.member.in_flight.fetch_sub(1, Ordering::SeqCst);
+        let mut health = self.member.health();
+        if !self.judged {
+            health.breaker.pass();
+        }
     }
 }
 
+/// A sequence that will go on here. Dropping it takes the promise back.
+pub(crate) struct Promise(Arc<Member>);
+
+impl Promise {
+    pub(crate) const fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.promised.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// FNV-1a: the same in every process and release.
+fn hash(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+const PREFIX_PAUSE: Duration = Duration::from_secs(1);
+/// What a worker that has just come gets of its share.
+const SMALLEST_SHARE: f64 = 0.1;

@@ -1,41 +1,45 @@
-//! Picks a worker for a sequence, and waits a bounded time for one to have room.
+//! Knows the workers, picks one for a sequence, and lets it wait a bounded time for one to have room.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use domain::{Job, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent};
-use proto::{Generation, Start, Worker, WorkerError, WorkerState};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use proto::{Worker, WorkerError, WorkerState};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::answer::Answer;
 use crate::error::RouteError;
-use crate::member::{InFlight, Member};
+use crate::figures::Counters;
+use crate::gate::Gate;
+use crate::member::{Learned, Member};
+use crate::prefixes::Prefixes;
+use crate::retries::Retries;
+use crate::settings::RouterSettings;
 
 /// Routes jobs to workers.
 pub struct Router {
-    members: Vec<Arc<Member>>,
-    settings: RouterSettings,
+    pub(crate) settings: RouterSettings,
+    members: ArcSwap<Vec<Arc<Member>>>,
+    /// Members by what they serve, made anew when one of them changes that.
+    pools: ArcSwap<HashMap<ModelDigest, Arc<[Arc<Member>]>>>,
+    /// One change of members or pools at a time.
+    changing: Mutex<()>,
+    next_slot: AtomicU32,
+    gates: Mutex<HashMap<ModelDigest, Arc<Gate>>>,
+    pub(crate) prefixes: Prefixes,
+    pub(crate) retries: Retries,
+    pub(crate) counters: Counters,
+    /// Copies of KV blocks that are under way.
+    pub(crate) fetches: Arc<Semaphore>,
+    draws: AtomicU64,
     changed: watch::Sender<()>,
+    roster: watch::Sender<()>,
     /// Models seen since the start, by name: a worker that restarts does not unlist its model.
     seen: Mutex<BTreeMap<ModelName, Served>>,
-}
-
-/// How patient a router is.
-#[derive(Clone, Copy, Debug)]
-pub struct RouterSettings {
-    /// Longest wait of one sequence for a worker with room, counted anew for each continuation.
-    pub patience: Duration,
-    /// How often one sequence may be started, continuations included.
-    pub max_attempts: u32,
-}
-
-impl Default for RouterSettings {
-    fn default() -> Self {
-        Self { patience: DEFAULT_PATIENCE, max_attempts: DEFAULT_MAX_ATTEMPTS }
-    }
 }
 
 /// A model that some worker serves.
@@ -47,47 +51,190 @@ pub struct Served {
     pub price_per_hour: NanoUsd,
 }
 
-/// A sequence that runs somewhere.
-pub(crate) struct Placed {
-    pub(crate) generation: Generation,
-    pub(crate) price_per_hour: NanoUsd,
-    /// Which life of the worker's process.
-    pub(crate) incarnation: String,
-    pub(crate) member: Arc<Member>,
-    pub(crate) _in_flight: InFlight,
-}
-
 impl Router {
-    /// A router over `workers`, each with a name for logs. It knows nothing of them until
-    /// [`Router::follow`] runs.
+    /// A router over `workers`, each with the address that other workers reach it at, which is its name. It knows
+    /// nothing of them until [`Router::follow`] runs.
     pub fn new(
         workers: impl IntoIterator<Item = (String, Arc<dyn Worker>)>,
         settings: RouterSettings,
     ) -> Arc<Self> {
-        let members = workers.into_iter().map(|(name, worker)| Arc::new(Member::new(name, worker)));
-        Arc::new(Self {
-            members: members.collect(),
+        let router = Arc::new(Self {
             settings,
+            members: ArcSwap::default(),
+            pools: ArcSwap::default(),
+            changing: Mutex::default(),
+            next_slot: AtomicU32::new(0),
+            gates: Mutex::default(),
+            prefixes: Prefixes::default(),
+            retries: Retries::default(),
+            counters: Counters::default(),
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            draws: AtomicU64::new(0),
             changed: watch::Sender::new(()),
+            roster: watch::Sender::new(()),
             seen: Mutex::default(),
-        })
+        });
+        router.join_all(workers);
+        router
     }
 
-    /// Follows the state of every worker until the handles are dropped.
+    /// A worker came. One that is here already stays as it is; one that had left is listed again.
+    pub fn join(&self, name: String, worker: Arc<dyn Worker>) {
+        self.join_all([(name, worker)]);
+    }
+
+    fn join_all(&self, workers: impl IntoIterator<Item = (String, Arc<dyn Worker>)>) {
+        {
+            let _changing = lock(&self.changing);
+            let mut members = self.members.load_full().as_ref().clone();
+            for (name, worker) in workers {
+                if let Some(member) = members.iter().find(|member| member.name() == name) {
+                    member.list(true);
+                    continue;
+                }
+                let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+                let breaker = self.settings.breaker;
+                members.push(Arc::new(Member::new(slot, name, worker, breaker)));
+            }
+            self.members.store(Arc::new(members));
+        }
+        self.roster.send_replace(());
+    }
+
+    /// A worker is in no directory any more: it gets nothing new, and keeps what runs on it.
+    pub fn leave(&self, name: &str) {
+        if let Some(member) = self.member(name) {
+            member.list(false);
+            self.roster.send_replace(());
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Follows the state of every worker, those that come later too, until the handles are dropped.
     #[must_use = "dropping the handles stops following"]
     pub fn follow(self: &Arc<Self>) -> Vec<AbortOnDropHandle<()>> {
-        let follow = |member: &Arc<Member>| {
-            let (router, member) = (Arc::clone(self), Arc::clone(member));
-            let task = async move { member.follow(&router.changed).await };
-            AbortOnDropHandle::new(tokio::spawn(task))
+        let router = Arc::clone(self);
+        let task = async move { router.follow_members().await };
+        vec![AbortOnDropHandle::new(tokio::spawn(task))]
+    }
+
+    async fn follow_members(self: Arc<Self>) {
+        let mut roster = self.roster.subscribe();
+        let mut followed = HashMap::new();
+        loop {
+            roster.borrow_and_update();
+            self.forget_the_left();
+            let members = self.members.load_full();
+            followed.retain(|slot, _| members.iter().any(|member| member.slot() == *slot));
+            for member in members.iter() {
+                followed.entry(member.slot()).or_insert_with(|| self.follow_one(member));
+            }
+            tokio::select! {
+                _ = roster.changed() => {}
+                () = tokio::time::sleep(FORGET_INTERVAL), if members.iter().any(|member| !member.is_listed()) => {}
+            }
+        }
+    }
+
+    fn follow_one(self: &Arc<Self>, member: &Arc<Member>) -> [AbortOnDropHandle<()>; 2] {
+        let (router, follower) = (Arc::clone(self), Arc::clone(member));
+        let states = async move {
+            follower.follow(|learned| router.hear(&follower, learned)).await;
         };
-        self.members.iter().map(follow).collect()
+        let (router, follower) = (Arc::clone(self), Arc::clone(member));
+        let prefixes = async move { follower.follow_prefixes(&router.prefixes).await };
+        [
+            AbortOnDropHandle::new(tokio::spawn(states)),
+            AbortOnDropHandle::new(tokio::spawn(prefixes)),
+        ]
+    }
+
+    fn hear(&self, member: &Member, learned: Learned) {
+        match learned {
+            Learned::Figures => return,
+            Learned::Room => {}
+            Learned::Terms => {
+                self.rebuild_pools();
+                self.changed.send_replace(());
+            }
+        }
+        let models = member.with_state(|state| state.models.clone()).unwrap_or_default();
+        for info in models {
+            let gate = lock(&self.gates).get(&info.digest).cloned();
+            if let Some(gate) = gate {
+                gate.open();
+            }
+        }
+    }
+
+    /// Members that left and have nothing running any more.
+    fn forget_the_left(&self) {
+        let gone = |member: &Arc<Member>| !member.is_listed() && member.in_flight() == 0;
+        {
+            let _changing = lock(&self.changing);
+            let members = self.members.load_full();
+            if !members.iter().any(gone) {
+                return;
+            }
+            for member in members.iter().filter(|member| gone(member)) {
+                self.prefixes.forget(member.slot());
+                tracing::info!(worker = %member.name(), "worker left");
+            }
+            let kept = members.iter().filter(|member| !gone(member)).cloned().collect();
+            self.members.store(Arc::new(kept));
+        }
+        self.rebuild_pools();
+        self.changed.send_replace(());
+    }
+
+    fn rebuild_pools(&self) {
+        let _changing = lock(&self.changing);
+        let mut pools: HashMap<ModelDigest, Vec<Arc<Member>>> = HashMap::new();
+        for member in self.members.load().iter() {
+            let models = member.with_state(|state| state.models.clone()).unwrap_or_default();
+            for info in models {
+                pools.entry(info.digest).or_default().push(Arc::clone(member));
+            }
+        }
+        let pools = pools.into_iter().map(|(digest, members)| (digest, members.into()));
+        self.pools.store(Arc::new(pools.collect()));
+    }
+
+    /// Those that serve this version.
+    pub(crate) fn pool(&self, model: &ModelDigest) -> Option<Arc<[Arc<Member>]>> {
+        self.pools.load().get(model).cloned()
+    }
+
+    /// Where requests for this version wait.
+    pub(crate) fn gate(&self, model: &ModelDigest) -> Arc<Gate> {
+        let mut gates = lock(&self.gates);
+        let (max, aging) = (self.settings.max_queued, self.settings.aging);
+        Arc::clone(gates.entry(model.clone()).or_insert_with(|| Gate::new(max, aging)))
+    }
+
+    pub(crate) fn gates(&self) -> Vec<(ModelDigest, Arc<Gate>)> {
+        lock(&self.gates).iter().map(|(model, gate)| (model.clone(), Arc::clone(gate))).collect()
+    }
+
+    pub(crate) fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        self.members.load_full()
+    }
+
+    fn member(&self, name: &str) -> Option<Arc<Member>> {
+        self.members.load().iter().find(|member| member.name() == name).cloned()
+    }
+
+    /// A number for the next choice.
+    pub(crate) fn draw(&self) -> u64 {
+        let number = self.draws.fetch_add(1, Ordering::Relaxed);
+        crate::policy::mix(self.settings.seed ^ crate::policy::mix(number))
     }
 
     /// Every model that was served since the start, by name.
     pub fn models(&self) -> Vec<Served> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let states: Vec<_> = self.members.iter().filter_map(|member| member.state()).collect();
+        let mut seen = lock(&self.seen);
+        let members = self.members.load();
+        let states: Vec<_> = members.iter().filter_map(|member| member.state()).collect();
         for served in states.iter().flat_map(served_by) {
             let known = seen.get_mut(&served.info.name);
             if let Some(known) = known.filter(|known| known.info == served.info) {
@@ -101,13 +248,28 @@ impl Router {
 
     /// Every worker's name and last known state; `None` while it cannot be reached.
     pub fn workers(&self) -> Vec<(String, Option<Arc<WorkerState>>)> {
-        self.members.iter().map(|member| (member.name().to_owned(), member.state())).collect()
+        let members = self.members.load();
+        members.iter().map(|member| (member.name().to_owned(), member.state())).collect()
+    }
+
+    /// The worker of this name.
+    pub fn worker(&self, name: &str) -> Option<Arc<dyn Worker>> {
+        self.member(name).map(|member| Arc::clone(member.worker()))
     }
 
     /// From now on the worker of this name costs this much. `None` if there is no such worker.
     pub async fn set_price(&self, name: &str, rent: Rent) -> Option<Result<(), WorkerError>> {
-        let member = self.members.iter().find(|member| member.name() == name)?;
-        Some(member.worker().set_price(rent).await)
+        Some(self.worker(name)?.set_price(rent).await)
+    }
+
+    /// From now on the worker of this name takes nothing new, and leaves within `leaves_in` if that is known. `None` if
+    /// there is no such worker.
+    pub async fn drain(
+        &self,
+        name: &str,
+        leaves_in: Option<Duration>,
+    ) -> Option<Result<(), WorkerError>> {
+        Some(self.worker(name)?.drain(leaves_in).await)
     }
 
     /// The worker of this name leaves: in `leaves_in`, or at leisure. `None` if there is no such worker.
@@ -122,13 +284,12 @@ impl Router {
 
     /// Whether at least one worker can be given work.
     pub fn is_ready(&self) -> bool {
-        let takes_work = |member: &Arc<Member>| {
-            member.state().is_some_and(|state| state.takes_work() && !state.models.is_empty())
-        };
-        self.members.iter().any(takes_work)
+        let takes_work = |state: &WorkerState| state.takes_work() && !state.models.is_empty();
+        let members = self.members.load();
+        members.iter().any(|member| member.with_state(takes_work).unwrap_or(false))
     }
 
-    /// Resolves when anything about any worker has changed.
+    /// Resolves when a worker came or went, or changed what it serves, at what price, or whether it takes work.
     pub async fn changed(&self) {
         // The sender lives as long as the router, so this only ends by a change.
         let _ = self.changed.subscribe().changed().await;
@@ -137,10 +298,15 @@ impl Router {
     /// The tokenizer and template of a model, from any worker that serves it.
     pub async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
         let mut last = WorkerError::ModelNotFound(model.clone());
-        for member in self.members.iter().filter(|member| member.load(model).is_some()) {
-            match member.worker().model_files(model).await {
-                Ok(files) => return Ok(files),
-                Err(error) => last = error,
+        for member in self.members.load_full().iter() {
+            if member.serves(model).is_none() {
+                continue;
+            }
+            let files = member.worker().model_files(model);
+            match tokio::time::timeout(FILES_LIMIT, files).await {
+                Ok(Ok(files)) => return Ok(files),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = WorkerError::Unreachable("it did not answer".to_owned()),
             }
         }
         Err(last)
@@ -154,81 +320,6 @@ impl Router {
     ) -> Result<Answer, RouteError> {
         Answer::begin(Arc::clone(self), job, allowance).await
     }
-
-    pub(crate) const fn max_attempts(&self) -> u32 {
-        self.settings.max_attempts
-    }
-
-    /// Finds a worker for `start`, asking one after the other and waiting for room.
-    pub(crate) async fn place(
-        &self,
-        start: &Start,
-        name: &ModelName,
-    ) -> Result<Placed, RouteError> {
-        let deadline = Instant::now() + self.settings.patience;
-        let mut changes = self.changed.subscribe();
-        loop {
-            changes.borrow_and_update();
-            let full = match self.try_all(start).await {
-                Ok(placed) => return Ok(placed),
-                Err(WorkerError::Full { retry_in }) => Some(retry_in),
-                Err(error) if error.is_passing() => None,
-                Err(error) => return Err(RouteError::Worker(error)),
-            };
-            let pause = full.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-            if Instant::now() + pause > deadline {
-                return Err(gave_up(name, full));
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = changes.changed() => {}
-            }
-        }
-    }
-
-    /// Asks every worker that may take it, least loaded first. `Full` if one of them was.
-    async fn try_all(&self, start: &Start) -> Result<Placed, WorkerError> {
-        let mut asked = HashSet::new();
-        let mut last = WorkerError::ModelNotFound(start.model.clone());
-        while let Some((at, member)) = self.least_loaded(&start.model, &asked) {
-            asked.insert(at);
-            let in_flight = member.occupy();
-            match member.worker().generate(start.clone()).await {
-                Ok(generation) => {
-                    let (price_per_hour, incarnation) = member.price_and_incarnation();
-                    return Ok(Placed {
-                        generation,
-                        price_per_hour,
-                        incarnation,
-                        member,
-                        _in_flight: in_flight,
-                    });
-                }
-                Err(error @ WorkerError::Invalid(_)) => return Err(error),
-                Err(error @ WorkerError::Full { .. }) => last = error,
-                Err(error) => {
-                    if matches!(error, WorkerError::Unreachable(_)) {
-                        member.lose(&error);
-                    }
-                    if !matches!(last, WorkerError::Full { .. }) {
-                        last = error;
-                    }
-                }
-            }
-        }
-        Err(last)
-    }
-
-    fn least_loaded(
-        &self,
-        model: &ModelDigest,
-        except: &HashSet<usize>,
-    ) -> Option<(usize, Arc<Member>)> {
-        let members = self.members.iter().enumerate().filter(|(at, _)| !except.contains(at));
-        let loads = members.filter_map(|(at, member)| Some((member.load(model)?, at, member)));
-        let (_, at, member) = loads.min_by_key(|(load, at, _)| (*load, *at))?;
-        Some((at, Arc::clone(member)))
-    }
 }
 
 fn served_by(state: &Arc<WorkerState>) -> Vec<Served> {
@@ -236,15 +327,15 @@ fn served_by(state: &Arc<WorkerState>) -> Vec<Served> {
     state.models.iter().map(|info| Served { info: info.clone(), price_per_hour }).collect()
 }
 
-fn gave_up(model: &ModelName, full: Option<Duration>) -> RouteError {
-    let model = model.clone();
-    match full {
-        Some(retry_in) => RouteError::Full { model, retry_in },
-        None => RouteError::NoWorker { model, retry_in: LOOK_AGAIN },
-    }
+/// Every change under these locks is whole, so a poisoned one is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
-const DEFAULT_MAX_ATTEMPTS: u32 = 4;
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const MAX_MODELS: usize = 1024;
+/// How often it is looked whether those that left have nothing running any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+/// A large tokenizer over a slow link.
+const FILES_LIMIT: Duration = Duration::from_secs(30);
+/// Copies of KV blocks at a time; others' are computed again.
+const MAX_FETCHES: usize = 32;

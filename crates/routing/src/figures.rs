@@ -1,0 +1,121 @@
+//! What is counted about routing, for whoever scales pools.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::queue::Lane;
+
+/// Why a sequence went on elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its worker leaves, and handed it over.
+    HandedOver,
+    /// Its worker could no longer be reached.
+    Lost,
+    /// Its worker said nothing for too long.
+    Stalled,
+    /// Its worker said what cannot be.
+    Garbage,
+    /// Its worker failed, and said so.
+    Failed,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 5] =
+        [Self::HandedOver, Self::Lost, Self::Stalled, Self::Garbage, Self::Failed];
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HandedOver => "handed_over",
+            Self::Lost => "lost",
+            Self::Stalled => "stalled",
+            Self::Garbage => "garbage",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A distribution of waits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Waits {
+    /// How many were at most as long as each of [`WAIT_BOUNDS`].
+    pub within: [u64; WAIT_BOUNDS.len()],
+    /// How many there were.
+    pub count: u64,
+    /// How long they were together.
+    pub sum: Duration,
+}
+
+/// Bounds of the classes of waits.
+pub const WAIT_BOUNDS: [Duration; 12] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
+
+/// Counters of one router; they only grow.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) went_on: [AtomicU64; Cause::ALL.len()],
+    pub(crate) refused: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) hedged: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
+    pub(crate) fetched: AtomicU64,
+    pub(crate) fetches_failed: AtomicU64,
+    pub(crate) clamped_nanos: AtomicU64,
+    waits: [WaitCounters; 4],
+}
+
+#[derive(Default)]
+struct WaitCounters {
+    within: [AtomicU64; WAIT_BOUNDS.len()],
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn went_on(&self, cause: Cause) {
+        count(&self.went_on[cause as usize]);
+    }
+
+    pub(crate) fn waited(&self, lane: Lane, wait: Duration) {
+        let waits = &self.waits[lane.at()];
+        for (bound, counter) in WAIT_BOUNDS.iter().zip(&waits.within) {
+            if wait <= *bound {
+                count(counter);
+            }
+        }
+        count(&waits.count);
+        let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        waits.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waits(&self, lane: Lane) -> Waits {
+        let waits = &self.waits[lane.at()];
+        Waits {
+            within: std::array::from_fn(|at| read(&waits.within[at])),
+            count: read(&waits.count),
+            sum: Duration::from_nanos(read(&waits.nanos)),
+        }
+    }
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

@@ -1,0 +1,68 @@
+//! A second worker for a sequence whose first token takes long; the faster one goes on.
+//!
+//! The slower one is dropped, which cancels it at its next step. What it did is in its worker's accounts as
+//! `platform.abandoned`, by the worker's own exact books, and never in what a tenant pays; here it is counted how often
+//! that was.
+
+use std::sync::Arc;
+
+use domain::ModelName;
+use proto::{Event, Start};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::figures::count;
+use crate::place::{Placed, Wanted};
+use crate::queue::Lane;
+use crate::router::Router;
+
+/// The race for a first token. Dropping it gives the second worker up.
+pub(crate) struct Hedge(Option<AbortOnDropHandle<Option<(Box<Placed>, Event)>>>);
+
+impl Hedge {
+    /// Waits for the first worker a while, then asks a second one, if that is wished for at all.
+    pub(crate) fn begin(router: &Arc<Router>, wanted: &Wanted<'_>, first: &Placed) -> Option<Self> {
+        let after = router.settings.hedge_after?;
+        let (router, start, model) =
+            (Arc::clone(router), wanted.start.clone(), wanted.model.clone());
+        let (session, other_than) = (wanted.session, first.site.member.slot());
+        let race = async move {
+            tokio::time::sleep(after).await;
+            race(&router, &start, (&model, session), other_than).await
+        };
+        Some(Self(Some(AbortOnDropHandle::new(tokio::spawn(race)))))
+    }
+
+    /// Resolves when the second worker has the first token; never if it loses or there is none.
+    pub(crate) async fn won(hedge: &mut Option<Self>) -> (Box<Placed>, Event) {
+        if let Some(Self(task)) = hedge
+            && let Some(running) = task
+        {
+            let ended = running.await;
+            *task = None;
+            if let Ok(Some(won)) = ended {
+                return won;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+async fn race(
+    router: &Arc<Router>,
+    start: &Start,
+    (model, session): (&ModelName, u64),
+    other_than: u32,
+) -> Option<(Box<Placed>, Event)> {
+    let lane = Lane::New(start.share.priority);
+    let avoid = [other_than];
+    let wanted = Wanted { start, model, session, lane, avoid: &avoid, preferred: None };
+    // Only where there is room at once: hedges must not wait in anybody's way.
+    let mut placed = router.place_at_once(&wanted).await?;
+    count(&router.counters.hedged);
+    let event = placed.generation.next().await?;
+    let won = matches!(&event, Event::Tokens { ids, .. } if !ids.is_empty());
+    won.then(|| {
+        count(&router.counters.hedges_won);
+        (Box::new(placed), event)
+    })
+}

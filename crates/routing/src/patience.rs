@@ -1,0 +1,35 @@
+//! How long a worker may say nothing about a sequence that should go on.
+
+use std::time::Duration;
+
+use proto::WorkerState;
+
+use crate::place::Site;
+use crate::settings::StallLimits;
+
+/// How long `site` may say nothing about a sequence that has `generated` tokens: several times what it predicts itself,
+/// within bounds that it does not choose.
+pub(crate) fn patience(site: &Site, prompt: usize, begun: bool, limits: StallLimits) -> Duration {
+    let predicted = site.member.with_state(|state| predicted(state, prompt, begun));
+    (predicted.unwrap_or_default()).clamp(limits.least, limits.most.max(limits.least))
+}
+
+fn predicted(state: &WorkerState, prompt: usize, begun: bool) -> Duration {
+    let bounded = |duration: Duration| duration.min(LONGEST);
+    let tokens = u32::try_from(prompt).unwrap_or(u32::MAX);
+    // A sequence that gave way to others waits like a new one, and is computed again.
+    let waits = !begun || state.waiting > 0;
+    let first = if waits {
+        bounded(state.first_token_in)
+            .saturating_add(bounded(state.prompt_token_time).saturating_mul(tokens))
+    } else {
+        Duration::ZERO
+    };
+    bounded(state.step_time).saturating_mul(STEPS).saturating_add(first.saturating_mul(TIMES))
+}
+
+/// Steps after which a token is overdue.
+const STEPS: u32 = 50;
+/// A prediction may be that far off.
+const TIMES: u32 = 4;
+const LONGEST: Duration = Duration::from_hours(1);
