@@ -7,7 +7,7 @@
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
 //! else is in the batch, how its prompt was cut into chunks, or where it was continued.
 //!
-//! Invariant: knows nothing of text, HTTP, tenants, money or networks. Only this crate knows tensors.
+//! Invariant: knows nothing of HTTP, tenants, money or networks. Only this crate knows tensors.
 
 mod attribution;
 mod blocks;
@@ -15,9 +15,11 @@ mod checkpoint;
 mod config;
 mod engine;
 mod error;
+mod grammar;
 mod inbox;
 mod ledger;
 mod lots;
+mod mask_times;
 mod model;
 mod models;
 mod ops;
@@ -35,8 +37,9 @@ mod step_loop;
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::{EngineError, Failure, LoadError, Refusal};
+pub use mask_times::MaskTimes;
 pub use model::{Model, Progress};
-pub use request::{Event, Request};
+pub use request::{Event, MAX_LOGPROBS, Request};
 pub use sequence::Sequence;
 pub use source::ModelSource;
 pub use state::EngineState;

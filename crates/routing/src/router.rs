@@ -194,7 +194,9 @@ impl Router {
                         _in_flight: in_flight,
                     });
                 }
-                Err(error @ WorkerError::Invalid(_)) => return Err(error),
+                Err(error @ (WorkerError::Invalid(_) | WorkerError::Format(_))) => {
+                    return Err(error);
+                }
                 Err(error @ WorkerError::Full { .. }) => last = error,
                 Err(error) => {
                     if matches!(error, WorkerError::Unreachable(_)) {

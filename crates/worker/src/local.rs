@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, OutputRules, Rent, Stage};
+use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, Rent, Stage};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
@@ -74,13 +74,9 @@ impl LocalWorker {
         Arc::new(GrpcWorker::in_memory(accept))
     }
 
-    fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
+    async fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
         if start.model != self.info.digest {
             return Err(WorkerError::ModelNotFound(start.model));
-        }
-        if start.output != OutputRules::default() {
-            let reason = "formats, log-probabilities and such are not known here".to_owned();
-            return Err(WorkerError::Invalid(reason));
         }
         let request = Request {
             prompt: start.prompt,
@@ -88,9 +84,9 @@ impl LocalWorker {
             max_output: start.max_output,
             allowance: start.allowance,
             sampling: start.sampling,
-            stop_on_eos: true,
+            output: start.output,
         };
-        self.engine.submit(request).map_err(refused)
+        self.engine.start_sequence(request).await.map_err(refused)
     }
 }
 
@@ -99,7 +95,7 @@ impl Worker for LocalWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
         let allowance = start.allowance;
         let request = start.request;
-        let sequence = self.start_sequence(start)?;
+        let sequence = self.start_sequence(start).await?;
         tracing::debug!(request = %request, "sequence accepted");
         Ok(Generation::new(allowance, |wishes| events(sequence, wishes)))
     }
@@ -176,8 +172,8 @@ fn events(sequence: Sequence, wishes: Wishes) -> impl Stream<Item = Event> + Sen
 
 fn told(event: EngineEvent) -> Event {
     match event {
-        EngineEvent::Tokens { first, ids, gpu } => {
-            Event::Tokens { first, ids, gpu, logprobs: Vec::new() }
+        EngineEvent::Tokens { first, ids, gpu, logprobs } => {
+            Event::Tokens { first, ids, gpu, logprobs }
         }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {
@@ -185,7 +181,10 @@ fn told(event: EngineEvent) -> Event {
             let error = match failure {
                 // An engine that stops is like a machine that goes away: another one can go on.
                 Failure::Stopped => WorkerError::Unreachable(reason),
-                Failure::NotANumber { .. } | Failure::Forward(_) => WorkerError::Failed(reason),
+                Failure::Format(_) => WorkerError::Format(reason),
+                Failure::NotANumber { .. } | Failure::Forward(_) | Failure::Elsewhere => {
+                    WorkerError::Failed(reason)
+                }
             };
             Event::Failed { error, usage: Some(usage) }
         }
@@ -198,6 +197,7 @@ fn refused(refusal: Refusal) -> WorkerError {
         refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
             WorkerError::Invalid(refusal.to_string())
         }
+        refusal @ Refusal::Format(_) => WorkerError::Format(refusal.to_string()),
         Refusal::Draining => WorkerError::Draining,
     }
 }

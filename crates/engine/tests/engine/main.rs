@@ -4,6 +4,7 @@ mod accounting;
 mod admission;
 mod conservation;
 mod files;
+mod formats;
 mod golden;
 mod invariance;
 mod lease;
