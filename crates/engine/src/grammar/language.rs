@@ -66,7 +66,13 @@ impl Language {
 }
 
 /// The first line of what the library says, at a length that a client can read.
+///
+/// Where the library panics it catches that itself; its words are of no use to a client then.
 pub(super) fn told(error: &str) -> String {
+    if let Some(problem) = error.strip_prefix("panic: ") {
+        tracing::warn!(problem = problem.lines().next(), "a format made its library panic");
+        return "it cannot be compiled".to_owned();
+    }
     let line = error.lines().next().unwrap_or_default();
     line.chars().take(MAX_REASON).collect()
 }

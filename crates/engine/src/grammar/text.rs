@@ -75,7 +75,36 @@ fn parsed(text: &str) -> Result<Value, String> {
     if depth > MAX_NESTING {
         return Err(format!("it nests {depth} deep: at most {MAX_NESTING}"));
     }
+    check_keywords(&schema)?;
     Ok(schema)
+}
+
+/// Refuses keywords with values of the wrong type: the library is not careful with those.
+fn check_keywords(schema: &Value) -> Result<(), String> {
+    let Value::Object(keywords) = schema else { return Ok(()) };
+    for (keyword, value) in keywords {
+        let fits = match keyword.as_str() {
+            "$ref" | "pattern" | "format" => value.is_string(),
+            "minimum" | "maximum" | "multipleOf" => value.is_number(),
+            "exclusiveMinimum" | "exclusiveMaximum" => value.is_number() || value.is_boolean(),
+            _ => true,
+        };
+        if !fits {
+            return Err(format!("`{keyword}` has a value of the wrong type"));
+        }
+        match (keyword.as_str(), value) {
+            ("enum" | "const" | "default" | "examples", _) => {}
+            (
+                "properties" | "patternProperties" | "$defs" | "definitions",
+                Value::Object(schemas),
+            ) => {
+                schemas.values().try_for_each(check_keywords)?;
+            }
+            (_, Value::Array(schemas)) => schemas.iter().try_for_each(check_keywords)?,
+            _ => check_keywords(value)?,
+        }
+    }
+    Ok(())
 }
 
 fn depth(value: &Value) -> usize {

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, Format, OutputRules, Sampling};
-use engine::{Engine, EngineConfig, Refusal, Request};
-use serde_json::Value;
+use domain::{ErrorKind, FinishReason, Format, OutputRules, Sampling};
+use engine::{Engine, EngineConfig, Event, Failure, Refusal, Request};
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
-use crate::support::{answer, block_on, demo_text, request, start};
+use crate::schemas::corpus;
+use crate::support::{
+    answer, answers, block_on, collect, demo_text, endless, golden, request, start, until,
+};
 
 const PROMPT: &[u32] = &[4088, 280, 198];
 
@@ -24,7 +28,7 @@ fn sampled(seed: u64) -> Sampling {
 }
 
 fn person() -> Value {
-    serde_json::json!({
+    json!({
         "type": "object",
         "properties": {
             "name": { "type": "string", "maxLength": 12 },
@@ -50,15 +54,308 @@ fn formats() -> Vec<Format> {
     ]
 }
 
+fn refusal(engine: &Engine, format: Format) -> Option<Refusal> {
+    block_on(engine.start_sequence(formatted(format, 4))).err()
+}
+
 #[test]
-fn an_output_is_a_sentence_of_its_format() {
+fn every_completion_of_five_hundred_schemas_is_valid() {
     let engine = start(EngineConfig::default());
-    for seed in 0..4 {
-        for format in formats() {
-            let request = Request { sampling: sampled(seed), ..formatted(format.clone(), 120) };
-            let answer = block_on(answer(&engine, request));
-            println!("{:?} {:?}", answer.reason, demo_text(&answer.ids));
+    let schemas = corpus(500);
+    for (how, sampling) in [("greedy", Sampling::greedy()), ("sampled", sampled(7))] {
+        let asked = schemas.iter().map(|schema_| Request {
+            sampling: sampling.clone(),
+            ..formatted(schema(schema_), 200)
+        });
+        let asked: Vec<Request> = asked.collect();
+        let (mut complete, mut tokens) = (0, 0);
+        for (asked, schemas) in asked.chunks(50).zip(schemas.chunks(50)) {
+            let answers = block_on(answers(&engine, asked.to_vec()));
+            for (answer, schema) in answers.iter().zip(schemas) {
+                tokens += answer.ids.len();
+                if answer.reason == FinishReason::Stop {
+                    complete += 1;
+                    let text = demo_text(&answer.ids);
+                    let value: Value = serde_json::from_str(&text)
+                        .unwrap_or_else(|error| panic!("{error}: {text}\n{schema}"));
+                    let problem = jsonschema::validator_for(schema).unwrap();
+                    let problem = problem.validate(&value).err();
+                    assert!(problem.is_none(), "{problem:?}: {text}\n{schema}");
+                }
+            }
+        }
+        let times = engine.state().mask_times;
+        println!(
+            "{how}: {complete} of {} ended by themselves, {tokens} tokens; {times:?}",
+            schemas.len()
+        );
+        assert!(complete >= 400, "{complete} ended by themselves");
+    }
+}
+
+#[test]
+fn a_sentence_of_every_kind_of_format_ends_by_itself() {
+    let engine = start(EngineConfig::default());
+    let say = |format: &Format, seed| {
+        let request = Request { sampling: sampled(seed), ..formatted(format.clone(), 200) };
+        let answer = block_on(answer(&engine, request));
+        assert_eq!(answer.reason, FinishReason::Stop, "{}", demo_text(&answer.ids));
+        demo_text(&answer.ids)
+    };
+    for seed in 0..3 {
+        let [person, object, expression, choice, grammar] =
+            formats().map_each(|format| say(format, seed));
+        let person: Value = serde_json::from_str(&person).unwrap();
+        assert_eq!(person["kind"], "a rather long constant that is forced");
+        assert!(serde_json::from_str::<Value>(&object).unwrap().is_object());
+        assert!(expression.starts_with(['a', 'b']) && expression.ends_with("ü!"), "{expression}");
+        assert!(["yes", "no", "yes, but (not) now.*"].contains(&choice.as_str()), "{choice}");
+        assert!(grammar.contains('=') && grammar.ends_with('.'), "{grammar}");
+    }
+}
+
+/// `map` into an array, for five formats.
+trait MapEach {
+    fn map_each<T: std::fmt::Debug>(&self, map: impl FnMut(&Format) -> T) -> [T; 5];
+}
+
+impl MapEach for Vec<Format> {
+    fn map_each<T: std::fmt::Debug>(&self, map: impl FnMut(&Format) -> T) -> [T; 5] {
+        self.iter().map(map).collect::<Vec<T>>().try_into().unwrap()
+    }
+}
+
+/// Requests in formats and without, greedy and sampled, with log-probabilities and without.
+fn mixed(seed: u64) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for index in 0..14_u64 {
+        let format = formats().into_iter().nth((seed + index) as usize % 7).unwrap_or_default();
+        let prompt = PROMPT.repeat(1 + ((seed + index) % 40) as usize);
+        let mut request = Request { prompt: prompt.into(), ..formatted(format, 70) };
+        request.output.min_tokens = (index % 3) as u32 * 5;
+        request.output.ignore_eos = index % 5 == 4;
+        request.output.logprobs = (index % 4 == 1).then_some(index as u32);
+        if index % 2 == 0 {
+            request.sampling = Sampling {
+                repetition_penalty: 1.1,
+                top_p: 0.95,
+                logit_bias: vec![(13, 1.5), (270, -2.0)],
+                ..sampled(seed + index)
+            };
+        }
+        requests.push(request);
+    }
+    requests
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn a_format_says_the_same_alone_in_a_batch_and_in_any_chunks(
+        seed in 0..1_000_u64,
+        prefill_chunk in prop_oneof![1..9_u32, 9..500_u32],
+        step_tokens in 17..300_u32,
+        max_sequences in 1..17_u32,
+        compute_threads in 1..4_u32,
+    ) {
+        let requests = mixed(seed);
+        let plain = EngineConfig { compute_threads: 1, ..EngineConfig::default() };
+        let cut = EngineConfig {
+            prefill_chunk, step_tokens, max_sequences, compute_threads, ..EngineConfig::default()
+        };
+        let (plain, cut) = (start(plain), start(cut));
+        let together = block_on(answers(&cut, requests.clone()));
+        for (request, together) in requests.into_iter().zip(together) {
+            let alone = block_on(answer(&plain, request));
+            prop_assert_eq!(&together.ids, &alone.ids);
+            prop_assert_eq!(&together.logprobs, &alone.logprobs);
+            prop_assert_eq!(together.reason, alone.reason);
         }
     }
-    println!("{:?}", engine.state().mask_times);
+}
+
+#[test]
+fn a_continuation_at_every_token_says_the_same_in_every_format() {
+    let here = start(EngineConfig::default());
+    let there = start(EngineConfig { prefill_chunk: 5, ..EngineConfig::default() });
+    for (index, format) in formats().into_iter().chain([Format::Text]).enumerate() {
+        for (sampling, logprobs) in
+            [(Sampling::greedy(), None), (sampled(3 + index as u64), Some(4))]
+        {
+            let mut request = Request { sampling, ..formatted(format.clone(), 60) };
+            request.output.logprobs = logprobs;
+            let whole = block_on(answer(&here, request.clone()));
+            assert_eq!(whole.logprobs.len(), if logprobs.is_some() { whole.ids.len() } else { 0 });
+
+            for cut in 0..=whole.ids.len() {
+                let generated = whole.ids[..cut].to_vec();
+                let rest = block_on(answer(&there, Request { generated, ..request.clone() }));
+
+                assert_eq!(rest.ids, whole.ids[cut..], "continued after {cut} tokens");
+                assert_eq!(rest.reason, whole.reason, "continued after {cut} tokens");
+                if logprobs.is_some() {
+                    assert_eq!(
+                        rest.logprobs,
+                        whole.logprobs[cut..],
+                        "continued after {cut} tokens"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forced_run_stops_at_every_length_and_every_allowance() {
+    let engine = start(EngineConfig::default());
+    let whole = block_on(answer(&engine, formatted(schema(&person()), 200)));
+    assert_eq!(whole.reason, FinishReason::Stop);
+    for length in 1..=whole.ids.len() {
+        let short = block_on(answer(&engine, formatted(schema(&person()), length as u32)));
+        assert_eq!(short.ids, whole.ids[..length]);
+        let ended =
+            if length == whole.ids.len() { FinishReason::Stop } else { FinishReason::Length };
+        assert_eq!(short.reason, ended, "{length} tokens");
+
+        let paid = Request { allowance: length as u32, ..formatted(schema(&person()), 200) };
+        let paid = block_on(async {
+            let mut sequence = engine.start_sequence(paid).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < length {
+                let Some(Event::Tokens { ids, .. }) = sequence.next().await else {
+                    panic!("it ended after {} of {length} tokens", got.len());
+                };
+                got.extend(ids);
+            }
+            assert_eq!(got.len(), length, "not one token more than was paid for");
+            sequence.extend(200);
+            got.extend(collect(&mut sequence).await.ids);
+            got
+        });
+        assert_eq!(paid, whole.ids);
+    }
+}
+
+#[test]
+fn log_probabilities_are_the_models_own() {
+    let engine = start(EngineConfig::default());
+    let plain = Request { max_output: 12, allowance: 12, ..endless() };
+    let mut told = plain.clone();
+    told.output.logprobs = Some(20);
+    let mut none_of_the_others = told.clone();
+    none_of_the_others.output.logprobs = Some(0);
+
+    let told = block_on(answer(&engine, told));
+    let bare = block_on(answer(&engine, none_of_the_others));
+
+    assert_eq!(told.ids, block_on(answer(&engine, plain.clone())).ids);
+    for (index, (id, logprobs)) in told.ids.iter().zip(&told.logprobs).enumerate() {
+        assert_eq!(logprobs.top[0], (*id, logprobs.logprob), "greedy takes the most probable one");
+        assert_eq!(logprobs.top.len(), 20);
+        assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1));
+        let mass: f64 = logprobs.top.iter().map(|(_, logprob)| f64::from(*logprob).exp()).sum();
+        assert!(mass > 0.2 && mass <= 1.000_001, "{mass}");
+        assert_eq!(bare.logprobs[index].logprob, logprobs.logprob);
+        assert!(bare.logprobs[index].top.is_empty());
+    }
+    // Bias and temperature change what is drawn, not what is told of the first token.
+    let mut bent = plain;
+    bent.output.logprobs = Some(20);
+    bent.sampling = Sampling { logit_bias: vec![(told.ids[0], -100.0)], ..sampled(1) };
+    let bent = block_on(answer(&engine, bent));
+    assert_ne!(bent.ids[0], told.ids[0]);
+    assert_eq!(bent.logprobs[0].top, told.logprobs[0].top);
+    let mut greedy = endless();
+    greedy.output.logprobs = Some(21);
+    assert!(matches!(engine.submit(greedy), Err(Refusal::Invalid(_))));
+}
+
+#[test]
+fn a_stop_token_waits_for_min_tokens_or_is_ignored() {
+    let engine = start(EngineConfig::default());
+    let case = golden().into_iter().find(|case| case.finish_reason == "stop").unwrap();
+    let length = case.completion().len() as u32;
+    let ask = |output| {
+        let request = Request { output, ..request(&case.prompt_token_ids, length + 12) };
+        block_on(answer(&engine, request))
+    };
+
+    let plain = ask(OutputRules::default());
+    let late = ask(OutputRules { min_tokens: length + 4, ..OutputRules::default() });
+    let enough = ask(OutputRules { min_tokens: length, ..OutputRules::default() });
+    let ignored = ask(OutputRules { ignore_eos: true, ..OutputRules::default() });
+
+    let stops = &engine.info().stop_tokens;
+    assert_eq!((plain.ids.len() as u32, plain.reason), (length, FinishReason::Stop));
+    assert_eq!(enough.ids, plain.ids);
+    assert!(late.ids.len() as u32 >= length + 4 && late.ids[..length as usize] == plain.ids);
+    assert!(!late.ids.iter().any(|id| stops.contains(id)));
+    assert_eq!((ignored.ids.len() as u32, ignored.reason), (length + 12, FinishReason::Length));
+    assert!(stops.contains(&ignored.ids[length as usize]), "it is part of the output");
+}
+
+#[test]
+fn a_format_that_cannot_be_compiled_is_refused_and_says_why() {
+    let engine = start(EngineConfig::default());
+    let deep = "(".repeat(100) + "a" + &")".repeat(100);
+    let wrong = [
+        Format::JsonSchema("{".into()),
+        Format::JsonSchema("[]".into()),
+        schema(&json!({ "type": "string", "uniqueItems": true, "not": {} })),
+        schema(&json!({ "type": "integer", "minimum": 3, "maximum": 2 })),
+        schema(&json!({ "x-guidance": { "lenient": true } })),
+        schema(&json!({ "$ref": "https://example.com/other.json" })),
+        schema(&json!({ "properties": { "a": { "pattern": [] } } })),
+        Format::Regex("(a".into()),
+        Format::Regex(deep.into()),
+        Format::Regex("a(?=b)".into()),
+        Format::Choice(Arc::from([])),
+        Format::Choice(Arc::from(["x".repeat(200_000)])),
+        Format::Grammar("start: missing".into()),
+        Format::Grammar("start: \"a\" start".into()),
+    ];
+    for format in wrong {
+        let refusal = refusal(&engine, format.clone());
+        let Some(Refusal::Format(reason)) = &refusal else { panic!("{format:?}: {refusal:?}") };
+        println!("{reason}");
+        assert_eq!(refusal.unwrap().kind(), ErrorKind::InvalidRequest);
+    }
+    assert_eq!(refusal(&engine, formats()[0].clone()), None, "others are still compiled");
+}
+
+#[test]
+fn a_grammar_without_a_way_out_fails_its_own_sequence_alone() {
+    let engine = start(EngineConfig::default());
+    let mut neighbour = request(PROMPT, 60);
+    neighbour.output.ignore_eos = true;
+    let expected = block_on(answer(&engine, neighbour.clone()));
+    let endless = Format::Grammar("start: /[xy]/ more\nmore: \"z\" more".into());
+
+    let (end, beside) = block_on(async {
+        let mut beside = engine.start_sequence(neighbour).await.unwrap();
+        let mut lost = engine.start_sequence(formatted(endless, 50)).await.unwrap();
+        let end = loop {
+            match lost.next().await.expect("it ends with an event that says so") {
+                Event::Tokens { .. } => {}
+                end => break end,
+            }
+        };
+        (end, collect(&mut beside).await)
+    });
+
+    let Event::Failed { failure: Failure::Format(reason), .. } = end else { panic!("{end:?}") };
+    println!("{reason}");
+    assert_eq!(beside.ids, expected.ids);
+    let state = block_on(until(&engine, |state| state.running == 0));
+    assert_eq!(state.free_blocks, state.total_blocks);
+    assert_eq!(state.accounts.owned(), state.accounts.wall);
+}
+
+#[test]
+fn what_is_no_beginning_of_a_sentence_is_not_continued() {
+    let engine = start(EngineConfig::default());
+    let strange = Request { generated: vec![280], ..formatted(schema(&person()), 50) };
+    let end = block_on(async { engine.start_sequence(strange).await.unwrap().next().await });
+    assert!(matches!(end, Some(Event::Failed { failure: Failure::Elsewhere, .. })), "{end:?}");
 }

@@ -8,4 +8,5 @@ mod formats;
 mod golden;
 mod invariance;
 mod lease;
+mod schemas;
 mod support;
