@@ -65,7 +65,7 @@ impl Language {
     }
 }
 
-/// The first line of what the library says, at a length that a client can read.
+/// What the library says, at a length that a client can read.
 ///
 /// Where the library panics it catches that itself; its words are of no use to a client then.
 pub(super) fn told(error: &str) -> String {
@@ -73,8 +73,11 @@ pub(super) fn told(error: &str) -> String {
         tracing::warn!(problem = problem.lines().next(), "a format made its library panic");
         return "it cannot be compiled".to_owned();
     }
-    let line = error.lines().next().unwrap_or_default();
-    line.chars().take(MAX_REASON).collect()
+    let lines = error.lines().map(str::trim).filter(|line| !line.is_empty() && *line != NO_DETAILS);
+    let lines: Vec<&str> = lines.collect();
+    lines.join(" ").chars().take(MAX_REASON).collect()
 }
 
+/// How the library says that it leaves details out.
+const NO_DETAILS: &str = "<non-verbose/>";
 const MAX_REASON: usize = 300;

@@ -87,6 +87,11 @@ fn check_keywords(schema: &Value) -> Result<(), String> {
             "$ref" | "pattern" | "format" => value.is_string(),
             "minimum" | "maximum" | "multipleOf" => value.is_number(),
             "exclusiveMinimum" | "exclusiveMaximum" => value.is_number() || value.is_boolean(),
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties"
+            | "maxProperties" => value.is_u64(),
+            "properties" | "patternProperties" | "$defs" | "definitions" => value.is_object(),
+            "prefixItems" => value.is_array(),
+            "required" => value.as_array().is_some_and(|names| names.iter().all(Value::is_string)),
             _ => true,
         };
         if !fits {

@@ -1,6 +1,7 @@
 //! Outputs in a format: valid, the same wherever they are computed and continued, and no trouble to others.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use domain::{ErrorKind, FinishReason, Format, OutputRules, Sampling};
 use engine::{Engine, EngineConfig, Event, Failure, Refusal, Request};
@@ -358,4 +359,292 @@ fn what_is_no_beginning_of_a_sentence_is_not_continued() {
     let strange = Request { generated: vec![280], ..formatted(schema(&person()), 50) };
     let end = block_on(async { engine.start_sequence(strange).await.unwrap().next().await });
     assert!(matches!(end, Some(Event::Failed { failure: Failure::Elsewhere, .. })), "{end:?}");
+}
+
+/// Text that looks somewhat like what a format is written in.
+fn scribble() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        3 => "[a-z(){}\\[\\]|*+?.,:\"/\\\\^$0-9 ]{1,6}",
+        1 => any::<char>().prop_map(String::from),
+        2 => prop::sample::select(PIECES).prop_map(str::to_owned),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+/// A valid format with something cut out, doubled or put in.
+fn mutilated() -> impl Strategy<Value = String> {
+    let valid = prop::sample::select(VALID).prop_map(str::to_owned);
+    (valid, any::<prop::sample::Index>(), 0..12_usize, scribble()).prop_map(
+        |(text, at, cut, more)| {
+            let chars: Vec<char> = text.chars().collect();
+            let at = at.index(chars.len());
+            let rest = (at + cut).min(chars.len());
+            chars[..at]
+                .iter()
+                .copied()
+                .chain(more.chars())
+                .chain(chars[rest..].iter().copied())
+                .collect()
+        },
+    )
+}
+
+/// A small JSON value of keywords and strange values.
+fn strange_schema() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+        prop::sample::select(PIECES).prop_map(Value::from),
+        "\\PC{0,120}".prop_map(Value::from),
+    ];
+    let value = leaf.prop_recursive(5, 40, 6, |inner| {
+        let keyword = prop_oneof![4 => prop::sample::select(KEYWORDS).prop_map(str::to_owned), 1 => "\\PC{0,4}"];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::vec((keyword, inner), 0..6)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    });
+    value.prop_map(|value| value.to_string())
+}
+
+#[test]
+fn no_text_at_all_makes_compiling_panic_or_hang() {
+    let engine = start(EngineConfig::default());
+    let text = prop_oneof![scribble(), mutilated(), strange_schema()];
+    let format = (text, 0..4_u8).prop_map(|(text, kind)| match kind {
+        0 => Format::Regex(text.into()),
+        1 => Format::Grammar(text.into()),
+        2 => Format::Choice(Arc::from([text.clone(), text + "!"])),
+        _ => Format::JsonSchema(text.into()),
+    });
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        ProptestConfig { cases: FUZZED, failure_persistence: None, ..ProptestConfig::default() },
+        proptest::test_runner::TestRng::from_seed(
+            proptest::test_runner::RngAlgorithm::ChaCha, &[7; 32],
+        ),
+    );
+    let (usable, longest) = (std::cell::Cell::new(0_u32), std::cell::Cell::new(Duration::ZERO));
+    let outcome = runner.run(&format, |format| {
+        let began = Instant::now();
+        let started = block_on(engine.start_sequence(formatted(format, 6)));
+        longest.set(longest.get().max(began.elapsed()));
+        match started {
+            Ok(mut sequence) => {
+                usable.set(usable.get() + 1);
+                let end = block_on(async {
+                    loop {
+                        match sequence.next().await.expect("an end") {
+                            Event::Tokens { .. } => {}
+                            end => break end,
+                        }
+                    }
+                });
+                let fine = match &end {
+                    Event::Failed { failure, .. } => matches!(failure, Failure::Format(_)),
+                    _ => true,
+                };
+                prop_assert!(fine && !end_is_panic(&end), "{end:?}");
+            }
+            Err(refusal) => prop_assert!(
+                matches!(&refusal, Refusal::Format(reason) if !reason.contains(PANICKED) && !reason.contains("too long")),
+                "{refusal:?}"
+            ),
+        }
+        Ok(())
+    });
+    println!("{} of {FUZZED} usable, the slowest took {:?}", usable.get(), longest.get());
+    outcome.unwrap();
+}
+
+fn end_is_panic(end: &Event) -> bool {
+    matches!(end, Event::Failed { failure: Failure::Format(reason), .. } if reason.contains(PANICKED))
+}
+
+/// What is said when the library has panicked.
+const PANICKED: &str = "cannot be compiled";
+const FUZZED: u32 = 40_000;
+
+const PIECES: &[&str] = &[
+    "start: ",
+    "\n",
+    "%json {",
+    "%ignore",
+    "%import common.",
+    "(?i:",
+    "{1,3}",
+    "{999999}",
+    "[^\\s]",
+    "\\p{L}",
+    "\\x00",
+    "$ref",
+    "#/$defs/a",
+    "#",
+    "type",
+    "object",
+    "string",
+    "array",
+    "date-time",
+    "^(a|b)*$",
+    "é🙂",
+    "|",
+    "~3",
+    "&",
+    "!",
+    "<|im_end|>",
+    "max_tokens",
+    "[capture=\"x\"]",
+    "stop=\"\"",
+    "(.*)*",
+    "a{0,1000}",
+    "regex",
+    "lazy",
+    "@grammar",
+    "_",
+];
+
+const VALID: &[&str] = &[
+    "start: item (\", \" item)* \".\"\nitem: /[a-z]{3,8}/ \"=\" /[0-9]+/",
+    "start: a | b\na: \"x\" a \"y\" | \"z\"\nB: /[^é]+/i\nb: B %json { \"type\": \"integer\" }",
+    "start[capture=\"all\", max_tokens=3]: /(.|\\n)*/ <|im_end|>\n%ignore /\\s+/",
+    "(?i:ab|[^\\x00-\\x1f\"]{2,5})+(\\d{1,3}|\\w*)?ü\\u{1F600}",
+    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"^x+$\"},\"b\":{\"$ref\":\"#/$defs/n\"}},\"required\":[\"a\"],\"$defs\":{\"n\":{\"anyOf\":[{\"type\":\"integer\",\"multipleOf\":3,\"minimum\":-7},{\"type\":\"array\",\"prefixItems\":[{\"const\":\"é\"}],\"items\":{\"enum\":[1,\"b\",null]},\"minItems\":1}]}},\"additionalProperties\":{\"allOf\":[{\"type\":\"number\",\"maximum\":2.5},{\"minimum\":0.25}]}}",
+];
+
+const KEYWORDS: &[&str] = &[
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "patternProperties",
+    "items",
+    "prefixItems",
+    "minItems",
+    "maxItems",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "$ref",
+    "$defs",
+    "definitions",
+    "pattern",
+    "format",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "multipleOf",
+    "minProperties",
+    "maxProperties",
+    "not",
+    "if",
+    "uniqueItems",
+    "$id",
+    "$schema",
+    "a",
+];
+
+/// Formats that are written to take long, or to nest deep.
+fn hostile() -> Vec<Format> {
+    let regex = |text: String| Format::Regex(text.into());
+    let grammar = |text: String| Format::Grammar(text.into());
+    let options: Vec<Value> = (0..6)
+        .map(|number| json!({ "properties": { (format!("p{number}")): { "type": "string" } } }))
+        .collect();
+    let product: Vec<Value> = (0..12).map(|_| json!({ "anyOf": options })).collect();
+    let chain =
+        (0..4_000).map(|rule| format!("r{rule}: \"x\" r{}\n", rule + 1)).collect::<String>();
+    let definitions: serde_json::Map<String, Value> = (0..1_500)
+        .map(|number| (format!("d{number}"), json!({ "$ref": format!("#/$defs/d{}", number + 1) })))
+        .collect();
+    let nested = (0..60).fold(json!({}), |inner, _| json!({ "type": "array", "items": inner }));
+    vec![
+        schema(&json!({ "allOf": product })),
+        schema(&json!({ "type": "array", "minItems": u64::MAX / 2 })),
+        schema(
+            &json!({ "type": "array", "items": { "type": "boolean" }, "minItems": 90_000, "maxItems": 100_000 }),
+        ),
+        schema(&json!({ "type": "string", "minLength": 1_000_000_000 })),
+        schema(
+            &json!({ "type": "string", "pattern": "^(a|b|ab)*c{5000}(.{1000}x){1000}$", "minLength": 70 }),
+        ),
+        schema(&json!({ "type": "object", "minProperties": 4_000_000 })),
+        schema(
+            &json!({ "type": "number", "multipleOf": 1e-300, "minimum": -1e300, "maximum": 1e300 }),
+        ),
+        schema(&json!({ "type": "integer", "multipleOf": 9_007_199_254_740_991_u64 })),
+        schema(&json!({ "$ref": "#" })),
+        schema(
+            &json!({ "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } }, "$ref": "#/$defs/a" }),
+        ),
+        schema(&json!({ "$defs": definitions, "$ref": "#/$defs/d0" })),
+        schema(
+            &json!({ "enum": (0..9_000).map(|number| format!("w{number}")).collect::<Vec<_>>() }),
+        ),
+        schema(&nested),
+        regex("((((a{1000}){1000}){1000}){1000}){1000}".to_owned()),
+        regex("[^a]{1,100000}b{1,100000}(.*x){100}".to_owned()),
+        regex("(.*a){30}(.*b){30}.*(x+x+)+y".to_owned()),
+        regex(format!("a{}", "?".repeat(100_000))),
+        regex(format!("a{}", "*".repeat(100_000))),
+        regex("a|".repeat(60_000)),
+        regex("\\p{L}{1,2000}\\w{1,2000}".to_owned()),
+        regex(format!("({}){{0,999}}", "a?".repeat(2_000))),
+        grammar("start: start start | \"a\" | \"a\" start | start \"a\"".to_owned()),
+        grammar("start: a a a a a a a a\na: | \"x\" a | a \"x\"".to_owned()),
+        grammar(format!("start: r0\n{chain}r4000: \"y\"")),
+        grammar(format!("start: A\nA: {}/x/", "~".repeat(100_000))),
+        grammar(format!("start: {}\"x\"", "!".repeat(100_000))),
+        grammar(format!("start: \"x\"{}", "+".repeat(100_000))),
+        grammar(format!("start: \"x\"{}", "?".repeat(100_000))),
+        grammar(format!("start: {}", "\"x\" | ".repeat(10_000) + "\"y\"")),
+        grammar(format!("start: {}", "\"x\" ".repeat(20_000))),
+        grammar("start: \"x\"~1000000".to_owned()),
+        grammar("start: (\"x\" | \"y\")~1..100000".to_owned()),
+        grammar(format!("start: A\nA: {}/x/", "/y/ & ".repeat(10_000))),
+        grammar("start: A\nA: B\nB: A".to_owned()),
+        grammar(format!("start: %json {{\"enum\":[{}1]}}", "1,".repeat(50_000))),
+        grammar(format!(
+            "start: A\n{}",
+            (0..4_000).map(|n| format!("A{n}: /x{n}.*/\n")).collect::<String>()
+        )),
+    ]
+}
+
+#[test]
+fn a_hostile_format_is_refused_or_followed_and_holds_nobody_up() {
+    let engine = start(EngineConfig::default());
+    let mut neighbour = request(PROMPT, 30);
+    neighbour.output.ignore_eos = true;
+    for format in hostile() {
+        let shown: String = format!("{format:?}").chars().take(60).collect();
+        let began = Instant::now();
+        let outcome = match block_on(engine.start_sequence(formatted(format, 12))) {
+            Err(refusal) => {
+                assert!(matches!(refusal, Refusal::Format(_)), "{shown}: {refusal:?}");
+                format!("{refusal}")
+            }
+            Ok(mut sequence) => {
+                let compiled = began.elapsed();
+                let end = block_on(async {
+                    loop {
+                        match sequence.next().await.expect("an end") {
+                            Event::Tokens { .. } => {}
+                            end => break end,
+                        }
+                    }
+                });
+                assert!(!end_is_panic(&end), "{shown}");
+                format!("compiled in {compiled:?}; {end:?}")
+            }
+        };
+        println!("{:?} {shown} {}", began.elapsed(), outcome.chars().take(150).collect::<String>());
+        assert!(!outcome.contains(PANICKED), "{shown}");
+        assert_eq!(block_on(answer(&engine, neighbour.clone())).ids.len(), 30);
+    }
 }
