@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{ModelName, Sampling};
+use domain::{ModelName, OutputRules, Sampling};
 use engine::kernels::DenseBench;
 use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request, Sequence};
 
@@ -139,7 +139,7 @@ fn request(stream: u32) -> Request {
         max_output: OUTPUT,
         allowance: OUTPUT,
         sampling: Sampling::greedy(),
-        stop_on_eos: false,
+        output: OutputRules { ignore_eos: true, ..OutputRules::default() },
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use domain::{ModelInfo, Usage};
+use domain::{Format, ModelInfo, Usage};
 use tokio::sync::watch;
 
+use crate::grammar::{Guides, Language, Languages, NotCompiled};
 use crate::inbox::Inbox;
 use crate::running::Arrival;
 use crate::sequence::line;
 use crate::step_loop::StepLoop;
-use crate::{EngineConfig, EngineError, EngineState, Model, Refusal, Request, Sequence};
+use crate::{
+    EngineConfig, EngineError, EngineState, MAX_LOGPROBS, Model, Refusal, Request, Sequence,
+};
 
 /// A running engine. Clones share one step thread; dropping the last one ends it, as [`shutdown`] does.
 ///
@@ -25,26 +29,60 @@ impl Engine {
         let info = model.info().clone();
         let inbox = Arc::new(Inbox::new(config.max_waiting));
         let (report, state) = watch::channel(EngineState::default());
-        let step_loop = StepLoop::new(model, config, inbox.clone(), report)?;
+        let languages = Languages::new(model.files().clone(), info.clone());
+        let bell = Arc::clone(&inbox);
+        let guides = Guides::start(move || bell.ring())
+            .map_err(|error| EngineError::Start(error.to_string()))?;
+        let guides = Arc::new(guides);
+        let step_loop = StepLoop::new(model, config, inbox.clone(), guides.clone(), report)?;
         let max_tokens = step_loop.max_tokens();
         let thread = std::thread::Builder::new()
             .name("engine-step".to_owned())
             .spawn(move || step_loop.run())
             .map_err(|error| EngineError::Start(error.to_string()))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self(Arc::new(Handle { inbox, state, info, max_tokens, thread })))
+        let handle = Handle { inbox, state, info, max_tokens, languages, guides, thread };
+        Ok(Self(Arc::new(handle)))
     }
 
-    /// Queues a sequence, or says why not; never blocks.
+    /// Queues a sequence, or says why not. Takes as long as compiling the format of its output does, if that is
+    /// none of the recent ones.
+    pub async fn start_sequence(&self, request: Request) -> Result<Sequence, Refusal> {
+        self.0.check(&request)?;
+        if request.output.format == Format::Text {
+            return self.submit(request);
+        }
+        let language = self.0.languages.find(&request.output.format).await;
+        let language = language.map_err(|error| match error {
+            NotCompiled::Wrong(reason) => Refusal::Format(reason),
+            NotCompiled::Slow => Refusal::Format("it takes too long to compile".to_owned()),
+            NotCompiled::Busy => Refusal::Full { retry_in: COMPILE_RETRY_HINT },
+        })?;
+        self.queue(request, Some(language))
+    }
+
+    /// Queues a sequence whose output may be any text, or says why not; never blocks.
     pub fn submit(&self, request: Request) -> Result<Sequence, Refusal> {
         self.0.check(&request)?;
+        if request.output.format != Format::Text {
+            return Err(Refusal::Invalid("formats are compiled by `start_sequence`".to_owned()));
+        }
+        self.queue(request, None)
+    }
+
+    fn queue(
+        &self,
+        request: Request,
+        language: Option<Arc<Language>>,
+    ) -> Result<Sequence, Refusal> {
         let usage = Usage {
             prompt_tokens: request.prompt.len() as u32,
             completion_tokens: request.generated.len() as u32,
             ..Usage::default()
         };
         let (sequence, outlet) = line(&self.0.inbox, request.allowance, usage);
-        self.0.inbox.offer(Arrival::new(request, outlet))?;
+        let guide = language.map(|language| self.0.guides.guide(language, &request.generated));
+        self.0.inbox.offer(Arrival::new(request, guide, outlet))?;
         Ok(sequence)
     }
 
@@ -82,13 +120,18 @@ struct Handle {
     state: watch::Receiver<EngineState>,
     info: ModelInfo,
     max_tokens: u32,
+    languages: Languages,
+    guides: Arc<Guides>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Handle {
     fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let Request { prompt, generated, max_output, allowance: _, sampling, stop_on_eos: _ } =
-            request;
+        let Request { prompt, generated, max_output, allowance: _, sampling, output } = request;
+        if output.logprobs.is_some_and(|top| top > MAX_LOGPROBS) {
+            let problem = format!("at most {MAX_LOGPROBS} of the most probable tokens are told");
+            return Err(Refusal::Invalid(problem));
+        }
         if prompt.is_empty() {
             return Err(Refusal::Invalid("the prompt is empty".to_owned()));
         }
@@ -129,3 +172,6 @@ impl Drop for Handle {
         self.shut_down();
     }
 }
+
+/// When a format may be compiled that could not be for lack of room.
+const COMPILE_RETRY_HINT: Duration = Duration::from_secs(1);

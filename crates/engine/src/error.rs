@@ -107,6 +107,9 @@ pub enum Refusal {
     /// The request contradicts itself or the model.
     #[error("{0}")]
     Invalid(String),
+    /// The format of the output cannot be compiled.
+    #[error("the output's format cannot be used: {0}")]
+    Format(String),
 }
 
 impl Refusal {
@@ -116,12 +119,12 @@ impl Refusal {
             Self::Full { .. } => ErrorKind::Overloaded,
             Self::Draining => ErrorKind::Unavailable,
             Self::TooLong { .. } => ErrorKind::ContextLengthExceeded,
-            Self::Invalid(_) => ErrorKind::InvalidRequest,
+            Self::Invalid(_) | Self::Format(_) => ErrorKind::InvalidRequest,
         }
     }
 }
 
-/// A sequence that could not go on, through no fault of the caller.
+/// A sequence that could not go on. Only [`Failure::Format`] is the fault of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The model produced logits that are no numbers at this position of prompt plus output.
@@ -133,6 +136,12 @@ pub enum Failure {
     /// The forward pass failed for the whole step.
     #[error("forward pass: {0}")]
     Forward(String),
+    /// Nothing that fits its format could follow.
+    #[error("the output cannot be kept in its format: {0}")]
+    Format(String),
+    /// What was written of it elsewhere does not fit its format.
+    #[error("the output so far does not fit its format")]
+    Elsewhere,
     /// The engine stopped before the sequence ended.
     #[error("the engine stopped")]
     Stopped,
@@ -142,7 +151,8 @@ impl Failure {
     /// What kind of failure this is to the outside.
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotANumber { .. } | Self::Forward(_) => ErrorKind::Internal,
+            Self::NotANumber { .. } | Self::Forward(_) | Self::Elsewhere => ErrorKind::Internal,
+            Self::Format(_) => ErrorKind::InvalidRequest,
             Self::Stopped => ErrorKind::Unavailable,
         }
     }

@@ -7,7 +7,7 @@
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
 //! else is in the batch, how its prompt was cut into chunks, or where it was continued.
 //!
-//! Invariant: knows nothing of text, HTTP, tenants, money or networks. Only this crate knows tensors.
+//! Invariant: knows nothing of HTTP, tenants, money or networks. Only this crate knows tensors.
 
 mod attribution;
 mod blocks;
@@ -18,9 +18,11 @@ mod embedder;
 mod encoder;
 mod engine;
 mod error;
+mod grammar;
 mod inbox;
 mod ledger;
 mod lots;
+mod mask_times;
 mod model;
 mod models;
 mod ops;
@@ -43,9 +45,10 @@ pub use embedder::{Embedder, EmbedderConfig, Embedding, Vectors};
 pub use encoder::Encoder;
 pub use engine::Engine;
 pub use error::{EngineError, Failure, LoadError, Refusal};
+pub use mask_times::MaskTimes;
 pub use model::{Model, Progress};
 pub use quantization::{Quantization, UnknownQuantization};
-pub use request::{Event, Request};
+pub use request::{Event, MAX_LOGPROBS, Request};
 pub use sequence::Sequence;
 pub use source::ModelSource;
 pub use state::EngineState;

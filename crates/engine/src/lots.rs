@@ -14,12 +14,12 @@ use crate::Failure;
 use crate::attribution::Work;
 use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
-use crate::running::Running;
+use crate::running::{Draw, Running};
 use crate::schedule::Turn;
 use crate::step::Step;
 
-/// What became of each turn: a token if it sampled one, or why it failed.
-pub(crate) type Drawn = Vec<Option<Result<u32, Failure>>>;
+/// What became of each turn: a token if it drew one, or why it failed.
+pub(crate) type Drawn = Vec<Option<Result<Draw, Failure>>>;
 
 /// Some turns of a step, with everything they need to be computed by themselves.
 pub(crate) struct Lot<'a> {
@@ -35,6 +35,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) decoder: &'a dyn Decoder,
     pub(crate) cache: &'a KvCache,
     pub(crate) vocabulary: usize,
+    pub(crate) stop_tokens: &'a [u32],
     /// All threads.
     pub(crate) threads: &'a Pool,
     /// The thread that asks, and no other.
@@ -106,7 +107,7 @@ impl Bench<'_> {
         for ((turn, work), running) in lot.turns.iter().zip(lot.works).zip(&mut lot.running) {
             running.advance(turn.tokens);
             let row = if work.sampled { rows.next() } else { None };
-            drawn.push(row.map(|row| running.sample(row)));
+            drawn.push(row.and_then(|row| running.draw(row, self.stop_tokens)));
         }
         Ok(drawn)
     }

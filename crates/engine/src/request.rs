@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Sampling, Usage};
+use domain::{FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Usage};
 
 use crate::Failure;
 
@@ -22,12 +22,16 @@ pub struct Request {
     pub allowance: u32,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Whether a stop token of the model ends the sequence. The stop token itself is never output.
-    pub stop_on_eos: bool,
+    /// What is asked of the output beside that. A stop token of the model ends the sequence, and is not part
+    /// of the output, unless `ignore_eos` says otherwise; before `min_tokens` it is not drawn. In a format it
+    /// is drawn only where a sentence of the format may end; with `ignore_eos` never, and the output
+    /// ends where nothing can follow. A sentence that nothing can follow ends the output also before
+    /// `min_tokens`.
+    pub output: OutputRules,
 }
 
 /// What happened to a sequence since the last event. Reading the last event accepts what it says was used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// New output; a slow reader gets several tokens at once.
     Tokens {
@@ -37,6 +41,8 @@ pub enum Event {
         ids: Vec<u32>,
         /// Billable time attributed since the last event with tokens.
         gpu: GpuTime,
+        /// For each of `ids`, if that was asked for; else empty.
+        logprobs: Vec<Logprobs>,
     },
     /// The sequence ended; the last event.
     Finished {
@@ -65,3 +71,6 @@ impl Event {
         }
     }
 }
+
+/// Most of the most probable tokens that are told for each token.
+pub const MAX_LOGPROBS: u32 = 20;

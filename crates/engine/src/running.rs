@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use domain::FinishReason;
+use domain::{FinishReason, Logprobs, OutputRules};
 
 use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::Block;
-use crate::sampler::Sampler;
+use crate::grammar::{Guide, Next};
+use crate::sampler::{Limits, Sampler, logprobs};
 use crate::schedule::Need;
 use crate::sequence::Outlet;
 use crate::{Failure, Request};
@@ -16,13 +17,15 @@ pub(crate) struct Arrival {
     /// Prompt and output so far.
     pub(crate) tokens: Vec<u32>,
     request: Request,
+    guide: Option<Guide>,
     pub(crate) outlet: Outlet,
 }
 
 impl Arrival {
-    pub(crate) fn new(request: Request, outlet: Outlet) -> Self {
+    /// `guide` follows the output, if it has a format.
+    pub(crate) fn new(request: Request, guide: Option<Guide>, outlet: Outlet) -> Self {
         let tokens = [&*request.prompt, &*request.generated].concat();
-        Self { tokens, request, outlet }
+        Self { tokens, request, guide, outlet }
     }
 
     /// Positions it may write keys and values for; the last output token's are never needed.
@@ -30,9 +33,9 @@ impl Arrival {
         self.request.prompt.len() as u32 + self.request.max_output - 1
     }
 
-    /// Whether nothing is left to produce.
+    /// Whether nothing is left to produce. In a format only the guide knows how that ends.
     pub(crate) fn is_complete(&self) -> bool {
-        self.request.generated.len() as u32 >= self.request.max_output
+        self.guide.is_none() && self.request.generated.len() as u32 >= self.request.max_output
     }
 }
 
@@ -48,10 +51,29 @@ pub(crate) struct Running {
     preempted: u32,
     max_output: u32,
     allowance: u32,
-    stop_on_eos: bool,
+    output: OutputRules,
     sampler: Sampler,
+    /// Follows the output, if it has a format.
+    guide: Option<Guide>,
+    /// Logits that wait for the guide.
+    held: Option<Held>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) outlet: Outlet,
+}
+
+/// A token that was drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Draw {
+    pub(crate) id: u32,
+    /// How probable it was, if that is wanted.
+    pub(crate) logprobs: Option<Logprobs>,
+}
+
+/// Logits whose token cannot be drawn yet.
+struct Held {
+    logits: Vec<f32>,
+    /// A step has waited for the guide before.
+    waited_for: bool,
 }
 
 /// What a sequence did at the end of a step.
@@ -69,7 +91,7 @@ pub(crate) enum End {
 impl Running {
     /// Admits `arrival` with the blocks it needs for all of its positions.
     pub(crate) fn new(arrival: Arrival, blocks: Vec<Block>) -> Self {
-        let Arrival { tokens, request, outlet } = arrival;
+        let Arrival { tokens, request, guide, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
@@ -81,8 +103,10 @@ impl Running {
             preempted: 0,
             max_output: request.max_output,
             allowance: request.allowance,
-            stop_on_eos: request.stop_on_eos,
+            output: request.output,
             sampler,
+            guide,
+            held: None,
             blocks,
             outlet,
         }
@@ -96,9 +120,11 @@ impl Running {
     }
 
     pub(crate) fn need(&self) -> Need {
+        // What is written to its full length waits only to hear how it ended.
+        let full = self.written() >= self.max_output;
         Need {
             // A turn serves one end, so that its time has one owner.
-            pending: self.phase_end() - self.computed,
+            pending: if full { 0 } else { self.phase_end() - self.computed },
             paused: self.outlet.usage().completion_tokens >= self.allowance,
         }
     }
@@ -139,33 +165,139 @@ impl Running {
         self.computed += count;
     }
 
-    /// Draws the next token from its logits.
-    pub(crate) fn sample(&mut self, logits: &mut [f32]) -> Result<u32, Failure> {
-        self.sampler.sample(logits, self.tokens.len() as u32)
+    /// Draws the next token from its logits. In a format that needs the guide; if it does not know yet what may
+    /// come, the logits are kept for [`settle`](Self::settle), and there is no token.
+    pub(crate) fn draw(
+        &mut self,
+        logits: &mut [f32],
+        stop_tokens: &[u32],
+    ) -> Option<Result<Draw, Failure>> {
+        let position = self.tokens.len() as u32;
+        let early = self.written() < self.output.min_tokens;
+        let forbids_stop = early && !self.output.ignore_eos;
+        let banned = if forbids_stop { stop_tokens } else { &[] };
+        let mut limits = Limits { allowed: None, banned };
+        let wanted = self.output.logprobs;
+        if let Some(guide) = &mut self.guide {
+            match guide.next() {
+                Some(Next::Choice(mask)) => {
+                    // It is never of stop tokens alone.
+                    let forbids_stop = early || self.output.ignore_eos;
+                    limits.banned = if forbids_stop { stop_tokens } else { &[] };
+                    limits.allowed = Some(mask);
+                }
+                Some(Next::Forced(id)) => {
+                    let logprobs = wanted.map(|count| logprobs(logits, id, count));
+                    return Some(Ok(Draw { id, logprobs }));
+                }
+                // It is over, and settling ends it.
+                Some(Next::Complete | Next::Nothing(_) | Next::Elsewhere) => return None,
+                None => {
+                    self.held = Some(Held { logits: logits.to_vec(), waited_for: false });
+                    return None;
+                }
+            }
+        }
+        let raw = wanted.map(|count| (logits.to_vec(), count));
+        let drawn = self.sampler.sample(logits, position, limits);
+        Some(drawn.map(|id| {
+            let logprobs = raw.map(|(raw, count)| logprobs(&raw, id, count));
+            Draw { id, logprobs }
+        }))
     }
 
     /// Takes a sampled token up, and sends it unless it ends the sequence. Its reader is woken at most every
     /// `interval`.
     pub(crate) fn accept(
         &mut self,
-        drawn: Result<u32, Failure>,
+        drawn: Result<Draw, Failure>,
         stop_tokens: &[u32],
         interval: Duration,
     ) -> Outcome {
-        let id = match drawn {
-            Ok(id) => id,
+        let Draw { id, logprobs } = match drawn {
+            Ok(draw) => draw,
             Err(failure) => return Outcome::Ended(End::Failed(failure)),
         };
-        if self.stop_on_eos && stop_tokens.contains(&id) {
+        let ends = self.guide.is_some() || !self.output.ignore_eos;
+        if ends && stop_tokens.contains(&id) {
             return Outcome::Ended(End::Finished(FinishReason::Stop));
         }
-        self.tokens.push(id);
-        self.sampler.note(id);
-        self.outlet.send(id, interval);
-        if self.tokens.len() as u32 - self.prompt_tokens >= self.max_output {
+        self.append(id, logprobs, interval);
+        if self.guide.is_none() && self.written() >= self.max_output {
             return Outcome::Ended(End::Finished(FinishReason::Length));
         }
         Outcome::Continues
+    }
+
+    fn append(&mut self, id: u32, logprobs: Option<Logprobs>, interval: Duration) {
+        self.tokens.push(id);
+        self.sampler.note(id);
+        self.outlet.send(id, logprobs, interval);
+        if let Some(guide) = &mut self.guide {
+            guide.follow(id);
+        }
+    }
+
+    /// Output tokens so far.
+    fn written(&self) -> u32 {
+        self.tokens.len() as u32 - self.prompt_tokens
+    }
+
+    /// Whether its guide has yet to say what may come.
+    pub(crate) fn waits_for_guide(&mut self) -> bool {
+        self.guide.as_mut().is_some_and(|guide| guide.next().is_none())
+    }
+
+    /// Whether its logits wait for its guide.
+    pub(crate) fn is_late(&mut self) -> bool {
+        self.held.is_some() && self.waits_for_guide()
+    }
+
+    /// Whether a step should wait a moment for its guide, as none has before; if so, this was that step.
+    pub(crate) fn deserves_wait(&mut self) -> bool {
+        let late = self.waits_for_guide();
+        let Some(held) = &mut self.held else { return false };
+        late && !std::mem::replace(&mut held.waited_for, true)
+    }
+
+    /// How long its guide took to say what may come; once.
+    pub(crate) fn guide_took(&mut self) -> Option<Duration> {
+        self.guide.as_mut()?.took()
+    }
+
+    /// Does what its guide allows between steps: draws from logits that were kept, appends what is forced,
+    /// ends what is over.
+    ///
+    /// Forced tokens whose log-probabilities are wanted come one by one, because each needs its own logits.
+    pub(crate) fn settle(&mut self, stop_tokens: &[u32], interval: Duration) -> Outcome {
+        if !self.waits_for_guide()
+            && let Some(mut held) = self.held.take()
+            && let Some(drawn) = self.draw(&mut held.logits, stop_tokens)
+            && let Outcome::Ended(end) = self.accept(drawn, stop_tokens, interval)
+        {
+            return Outcome::Ended(end);
+        }
+        loop {
+            let full = self.written() >= self.max_output;
+            let Some(guide) = &mut self.guide else { return Outcome::Continues };
+            let end = match guide.next() {
+                None => return Outcome::Continues,
+                Some(Next::Complete) => End::Finished(FinishReason::Stop),
+                Some(Next::Nothing(reason)) => End::Failed(Failure::Format(reason.to_owned())),
+                Some(Next::Elsewhere) => End::Failed(Failure::Elsewhere),
+                Some(_) if full => End::Finished(FinishReason::Length),
+                Some(Next::Choice(_)) => return Outcome::Continues,
+                Some(Next::Forced(id)) => {
+                    let paused = self.written() >= self.allowance;
+                    if paused || self.output.logprobs.is_some() {
+                        return Outcome::Continues;
+                    }
+                    self.append(id, None, interval);
+                    continue;
+                }
+            };
+            return Outcome::Ended(end);
+        }
     }
 
     /// Gives its blocks up. What it had computed is computed again, and not at its expense.
@@ -173,6 +305,7 @@ impl Running {
     pub(crate) fn preempt(&mut self) -> Vec<Block> {
         self.preempted = self.preempted.max(self.computed);
         self.computed = 0;
+        self.held = None;
         std::mem::take(&mut self.blocks)
     }
 
@@ -232,9 +365,9 @@ mod tests {
             max_output: 10,
             allowance: 10,
             sampling: Sampling::greedy(),
-            stop_on_eos: false,
+            output: OutputRules { ignore_eos: true, ..OutputRules::default() },
         };
-        Running::new(Arrival::new(request, outlet), vec![0])
+        Running::new(Arrival::new(request, None, outlet), vec![0])
     }
 
     /// The phases of the turns it takes, at most `chunk` tokens each, with the tokens of each turn.
@@ -271,7 +404,7 @@ mod tests {
     fn a_prompt_is_prefill_and_what_follows_is_decode() {
         let mut running = running(&[]);
         assert_eq!(turns(&mut running, 3), [(Phase::Prefill, 3), (Phase::Prefill, 1)]);
-        running.accept(Ok(7), &[], Duration::ZERO);
+        running.accept(Ok(Draw { id: 7, logprobs: None }), &[], Duration::ZERO);
         assert_eq!(turns(&mut running, 3), [(Phase::Decode, 1)]);
     }
 }

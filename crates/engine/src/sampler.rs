@@ -1,16 +1,20 @@
 //! Chooses the next token of one sequence from its logits.
 //!
+//! First of all the log-probabilities are read, if they are wanted: they are the model's own.
+//!
 //! Order: logit bias; repetition penalty (tokens of prompt and output); frequency and presence penalties
 //! (tokens of the output); then, if greedy, the largest logit, else temperature, min-p, top-k, top-p over
-//! what top-k left, and one draw. Ties go to the smaller token id. This is vLLM's order.
+//! what top-k left, and one draw. What a format or `min_tokens` forbids becomes impossible after the penalties.
+//! Ties go to the smaller token id. This is vLLM's order.
 //!
 //! Promise: the draw depends on the logits, the tokens so far, and (seed, position) alone.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use domain::Sampling;
+use domain::{Logprobs, Sampling};
 
+use crate::grammar::Mask;
 use crate::ops::weigh::weigh;
 use crate::{Failure, random};
 
@@ -19,6 +23,15 @@ pub(crate) struct Sampler {
     sampling: Sampling,
     /// How often each token occurs in the output; zero for tokens of the prompt alone.
     seen: BTreeMap<u32, u32>,
+}
+
+/// What may not be drawn.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Limits<'a> {
+    /// Everything but these.
+    pub(crate) allowed: Option<&'a Mask>,
+    /// These.
+    pub(crate) banned: &'a [u32],
 }
 
 /// A token that may be drawn, and its probability relative to the most probable one.
@@ -49,12 +62,23 @@ impl Sampler {
     }
 
     /// Draws the token for `position` of prompt plus output; `logits` are changed.
-    pub(crate) fn sample(&self, logits: &mut [f32], position: u32) -> Result<u32, Failure> {
+    pub(crate) fn sample(
+        &self,
+        logits: &mut [f32],
+        position: u32,
+        limits: Limits<'_>,
+    ) -> Result<u32, Failure> {
         // Not `any`: looking at all of them is faster, because it needs no branches.
         if logits.iter().fold(false, |found, logit| found | logit.is_nan()) {
             return Err(Failure::NotANumber { position });
         }
         self.adjust(logits);
+        if let Some(mask) = limits.allowed {
+            mask.apply(logits);
+        }
+        for &id in limits.banned {
+            logits[id as usize] = f32::NEG_INFINITY;
+        }
         let (best, max) = largest(logits);
         if !max.is_finite() {
             return Err(Failure::NotANumber { position });
@@ -120,6 +144,24 @@ impl Sampler {
             || self.sampling.presence_penalty != 0.0
             || self.sampling.frequency_penalty != 0.0
     }
+}
+
+/// How probable `id` is by these logits, and the `count` most probable tokens.
+///
+/// The sum is in double precision and in order, so that it is the same wherever it is computed.
+pub(crate) fn logprobs(logits: &[f32], id: u32, count: u32) -> Logprobs {
+    let (_, max) = largest(logits);
+    let mass: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
+    let total = f64::from(max) + mass.ln();
+    let logprob = |logit: f32| (f64::from(logit) - total) as f32;
+    let mut top: Vec<Candidate> =
+        (0..).zip(logits).map(|(id, &weight)| Candidate { id, weight }).collect();
+    let count = (count as usize).min(top.len());
+    if count > 0 {
+        sort_head(&mut top, count);
+    }
+    let top = top[..count].iter().map(|token| (token.id, logprob(token.weight))).collect();
+    Logprobs { logprob: logprob(logits[id as usize]), top }
 }
 
 /// The first of the largest logits and its value; negative infinity if there is none.

@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use domain::{FinishReason, GpuTime, Usage};
+use domain::{FinishReason, GpuTime, Logprobs, Usage};
 use tokio::sync::Notify;
 
 use crate::attribution::Phase;
@@ -110,6 +110,7 @@ pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequenc
     let mailbox = Mailbox {
         first: usage.completion_tokens,
         ids: Vec::new(),
+        logprobs: Vec::new(),
         gpu: GpuTime::ZERO,
         allowance,
         stop: None,
@@ -158,10 +159,11 @@ impl Outlet {
     }
 
     /// Sends one output token; a reader that was woken within `interval` finds it when it is woken next.
-    pub(crate) fn send(&mut self, id: u32, interval: Duration) {
+    pub(crate) fn send(&mut self, id: u32, logprobs: Option<Logprobs>, interval: Duration) {
         self.usage.completion_tokens += 1;
         let mut mailbox = self.line.lock();
         mailbox.ids.push(id);
+        mailbox.logprobs.extend(logprobs);
         let waits_for_reader = self.usage.completion_tokens >= mailbox.allowance;
         drop(mailbox);
         let now = Instant::now();
@@ -237,6 +239,8 @@ struct Mailbox {
     /// Output index of `ids[0]`.
     first: u32,
     ids: Vec<u32>,
+    /// One for each of `ids`, or none.
+    logprobs: Vec<Logprobs>,
     gpu: GpuTime,
     allowance: u32,
     stop: Option<FinishReason>,
@@ -245,7 +249,7 @@ struct Mailbox {
     end: End,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq)]
 enum End {
     Open,
     Due(Event),
@@ -264,9 +268,10 @@ impl Mailbox {
         if !self.ids.is_empty() {
             let ids = std::mem::take(&mut self.ids);
             let gpu = std::mem::take(&mut self.gpu);
+            let logprobs = std::mem::take(&mut self.logprobs);
             let first = self.first;
             self.first += ids.len() as u32;
-            return Taken::Event(Event::Tokens { first, ids, gpu });
+            return Taken::Event(Event::Tokens { first, ids, gpu, logprobs });
         }
         match std::mem::replace(&mut self.end, End::Over) {
             End::Due(event) => Taken::Event(event),

@@ -2,6 +2,8 @@
 
 use domain::Accounts;
 
+use crate::MaskTimes;
+
 /// An engine at one moment, as of its last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineState {
@@ -28,4 +30,6 @@ pub struct EngineState {
     /// How far the work model's prediction of a step's time was off, in millionths of that time: the mean
     /// over some hundred recent steps, none of which counts for more than itself.
     pub attribution_error_ppm: u32,
+    /// What keeping outputs in their formats takes.
+    pub mask_times: MaskTimes,
 }

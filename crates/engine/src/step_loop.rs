@@ -1,4 +1,9 @@
-//! The step thread: obey, admit, schedule, compute, sample, send; again.
+//! The step thread: obey, admit, settle, schedule, compute, sample, send; again.
+//!
+//! Sequences in a format have guides that work beside the steps. Between steps they are settled: what a guide
+//! has found out by now is done. A step waits for a guide only if the logits are there and the mask is not, for
+//! [`MASK_WAIT`] at most and once for each token; then the sequence sits out until its guide rings. All of
+//! that is the platform's time, not the sequences'.
 //!
 //! Blocks for a sequence's whole prompt and output are taken when it is admitted, so a running sequence
 //! never has to give way.
@@ -16,16 +21,18 @@ use tokio::sync::watch;
 
 use crate::attribution::{Attribution, Phase, Work};
 use crate::blocks::BlockPool;
+use crate::grammar::Guides;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
 use crate::lots::{Bench, Drawn, Lot, cut};
+use crate::mask_times::Recent;
 use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
 use crate::running::{Arrival, End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
 use crate::sequence::{Outlet, wake_interval};
 use crate::step::{Blocks, Step};
-use crate::{EngineConfig, EngineError, EngineState, Failure, Model};
+use crate::{EngineConfig, EngineError, EngineState, Failure, MaskTimes, Model};
 
 /// Everything the step thread owns. Dropping it fails the sequences it still holds.
 pub(crate) struct StepLoop {
@@ -43,6 +50,9 @@ pub(crate) struct StepLoop {
     running: Vec<Running>,
     ledger: Ledger,
     turnover: Turnover,
+    guides: Arc<Guides>,
+    masks: Recent,
+    mask_waits: Recent,
     produced: u64,
     report: watch::Sender<EngineState>,
     reported: Instant,
@@ -53,6 +63,7 @@ impl StepLoop {
         model: Model,
         config: EngineConfig,
         inbox: Arc<Inbox>,
+        guides: Arc<Guides>,
         report: watch::Sender<EngineState>,
     ) -> Result<Self, EngineError> {
         let (decoder, info) = model.into_parts();
@@ -83,6 +94,9 @@ impl StepLoop {
             running: Vec::new(),
             ledger: Ledger::new(),
             turnover: Turnover::new(),
+            guides,
+            masks: Recent::default(),
+            mask_waits: Recent::default(),
             produced: 0,
             report,
             reported: Instant::now(),
@@ -110,6 +124,7 @@ impl StepLoop {
             }
             self.obey();
             self.admit();
+            self.settle();
             let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
             let turns = schedule(&needs, self.budget());
             self.ledger.book_overhead();
@@ -117,7 +132,11 @@ impl StepLoop {
             if turns.is_empty() {
                 self.ledger.book_overhead();
                 self.inbox.wait();
-                self.ledger.book_idle();
+                if self.running.iter_mut().any(Running::waits_for_guide) {
+                    self.ledger.book_overhead();
+                } else {
+                    self.ledger.book_idle();
+                }
             } else {
                 self.step(&turns);
             }
@@ -160,6 +179,34 @@ impl StepLoop {
                 return; // not reached: the arrival was only taken because its blocks are free
             };
             self.running.push(Running::new(arrival, blocks));
+        }
+    }
+
+    /// Does what the guides of sequences have found out.
+    fn settle(&mut self) {
+        let began = Instant::now();
+        let late = self.running.iter_mut().map(Running::deserves_wait).filter(|late| *late).count();
+        if late > 0 {
+            let running = &mut self.running;
+            self.guides.wait(MASK_WAIT, || !running.iter_mut().any(Running::is_late));
+        }
+        let interval = wake_interval(self.running.len());
+        let (mut ended, mut masks) = (Vec::new(), 0);
+        for (sequence, running) in self.running.iter_mut().enumerate() {
+            if let Some(took) = running.guide_took() {
+                self.masks.note(took);
+                masks += 1;
+            }
+            let before = running.outlet.usage().completion_tokens;
+            let outcome = running.settle(&self.info.stop_tokens, interval);
+            self.produced += u64::from(running.outlet.usage().completion_tokens - before);
+            if let Outcome::Ended(end) = outcome {
+                ended.push((sequence, end));
+            }
+        }
+        self.end_all(ended);
+        if masks > 0 {
+            self.mask_waits.note(began.elapsed());
         }
     }
 
@@ -223,6 +270,7 @@ impl StepLoop {
             decoder: self.decoder.as_ref(),
             cache: &self.cache,
             vocabulary: self.info.vocabulary as usize,
+            stop_tokens: &self.info.stop_tokens,
             threads: &self.threads,
             alone: &self.alone,
         };
@@ -276,6 +324,11 @@ impl StepLoop {
         let (waiting, waiting_prompts) = self.inbox.waiting();
         let prompts_left: u64 =
             self.running.iter().map(|running| u64::from(running.prompt_left())).sum();
+        let mask_times = if now || self.reported.elapsed() >= REPORT_INTERVAL {
+            self.mask_times()
+        } else {
+            self.report.borrow().mask_times
+        };
         let state = EngineState {
             free_blocks: self.blocks.free(),
             total_blocks: self.blocks.total(),
@@ -288,6 +341,7 @@ impl StepLoop {
             produced_tokens: self.produced,
             accounts: self.ledger.accounts(),
             attribution_error_ppm: self.attribution.error_ppm(),
+            mask_times,
         };
         let last = *self.report.borrow();
         let queues = |state: &EngineState| {
@@ -300,10 +354,20 @@ impl StepLoop {
     }
 }
 
+impl StepLoop {
+    fn mask_times(&self) -> MaskTimes {
+        let (mean, p99) = self.masks.mean_and_p99();
+        let (added_mean, added_p99) = self.mask_waits.mean_and_p99();
+        MaskTimes { masks: self.masks.count(), mean, p99, added_mean, added_p99 }
+    }
+}
+
 impl Drop for StepLoop {
     fn drop(&mut self) {
         self.inbox.close();
     }
 }
 
+/// How long a step waits for masks that are late. Most take a fraction of this.
+const MASK_WAIT: Duration = Duration::from_millis(2);
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use admission::tenancy::LimitKind;
 use admission::{AdmitError, RateState};
 use domain::{ErrorKind, JobError, RequestId};
+use proto::WorkerError;
 use routing::RouteError;
 use serde_json::{Value, json};
 
@@ -231,6 +232,9 @@ impl From<AdmitError> for Failure {
 
 impl From<RouteError> for Failure {
     fn from(error: RouteError) -> Self {
+        if let RouteError::Worker(WorkerError::Format(message)) = error {
+            return Self::of(ErrorKind::InvalidRequest, message);
+        }
         Self::ours(error.kind(), error.retry_in(), error)
     }
 }

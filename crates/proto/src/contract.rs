@@ -386,6 +386,9 @@ pub enum WorkerError {
     /// It can never run this sequence.
     #[error("the worker refused the sequence: {0}")]
     Invalid(String),
+    /// The output cannot be kept in the format that the client asked for: the client's mistake, in words for it.
+    #[error("{0}")]
+    Format(String),
     /// It cannot be reached, or stopped answering.
     #[error("the worker cannot be reached: {0}")]
     Unreachable(String),
@@ -400,6 +403,7 @@ impl WorkerError {
         match self {
             Self::Full { .. } | Self::Draining => ErrorKind::Overloaded,
             Self::ModelNotFound(_) | Self::Unreachable(_) => ErrorKind::Unavailable,
+            Self::Format(_) => ErrorKind::InvalidRequest,
             Self::Invalid(_) | Self::Failed(_) => ErrorKind::Internal,
         }
     }
@@ -410,7 +414,7 @@ impl WorkerError {
             Self::Full { .. } | Self::Draining | Self::ModelNotFound(_) | Self::Unreachable(_) => {
                 true
             }
-            Self::Invalid(_) | Self::Failed(_) => false,
+            Self::Invalid(_) | Self::Format(_) | Self::Failed(_) => false,
         }
     }
 }

@@ -54,6 +54,7 @@ impl From<Event> for wire::GenerateResponse {
                 usage: Some(usage.into()),
             }),
             Event::Failed { error, usage } => Kind::Failed(wire::Failed {
+                of_format: matches!(error, WorkerError::Format(_)),
                 message: error.to_string(),
                 usage: usage.map(Into::into),
             }),
@@ -87,7 +88,11 @@ impl TryFrom<wire::GenerateResponse> for Event {
                 usage: finished.usage.ok_or_else(|| invalid("finished.usage is missing"))?.into(),
             }),
             Kind::Failed(failed) => Ok(Self::Failed {
-                error: WorkerError::Failed(failed.message),
+                error: if failed.of_format {
+                    WorkerError::Format(failed.message)
+                } else {
+                    WorkerError::Failed(failed.message)
+                },
                 usage: failed.usage.map(Into::into),
             }),
         }
@@ -395,6 +400,7 @@ impl From<WorkerError> for Status {
             WorkerError::Draining => Self::unavailable(DRAINING),
             WorkerError::ModelNotFound(digest) => Self::not_found(digest.as_str()),
             WorkerError::Invalid(reason) => Self::invalid_argument(reason),
+            WorkerError::Format(reason) => Self::failed_precondition(reason),
             WorkerError::Unreachable(reason) => Self::unavailable(reason),
             WorkerError::Failed(reason) => Self::internal(reason),
         }
@@ -409,6 +415,7 @@ impl From<Status> for WorkerError {
             Code::Unavailable if message == DRAINING => Self::Draining,
             Code::NotFound => Self::ModelNotFound(ModelDigest::new(message)),
             Code::InvalidArgument => Self::Invalid(message),
+            Code::FailedPrecondition => Self::Format(message),
             Code::Internal => Self::Failed(message),
             code => Self::Unreachable(format!("{code}: {message}")),
         }

@@ -456,7 +456,7 @@ impl Answer {
         if self.is_over().is_some() {
             return Ok(());
         }
-        if matches!(failure, WorkerError::Invalid(_))
+        if matches!(failure, WorkerError::Invalid(_) | WorkerError::Format(_))
             || self.attempts > self.router.settings.max_attempts
         {
             return Err(RouteError::Worker(failure));
@@ -508,6 +508,7 @@ fn cause_of(error: &WorkerError) -> Cause {
         WorkerError::Full { .. }
         | WorkerError::ModelNotFound(_)
         | WorkerError::Invalid(_)
+        | WorkerError::Format(_)
         | WorkerError::Failed(_) => Cause::Failed,
     }
 }

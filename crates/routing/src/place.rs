@@ -305,7 +305,7 @@ impl Router {
         };
         count(&self.counters.retried);
         match error {
-            WorkerError::Invalid(_) => Err(Refusal::Final(error)),
+            WorkerError::Invalid(_) | WorkerError::Format(_) => Err(Refusal::Final(error)),
             WorkerError::Full { retry_in } => {
                 let hint = retry_in.clamp(SOONEST, LOOK_AGAIN);
                 member.fill_up(Instant::now() + hint);

@@ -272,16 +272,6 @@ impl Router {
         Some(self.worker(name)?.drain(leaves_in).await)
     }
 
-    /// The worker of this name leaves: in `leaves_in`, or at leisure. `None` if there is no such worker.
-    pub async fn drain(
-        &self,
-        name: &str,
-        leaves_in: Option<Duration>,
-    ) -> Option<Result<(), WorkerError>> {
-        let member = self.members.iter().find(|member| member.name() == name)?;
-        Some(member.worker().drain(leaves_in).await)
-    }
-
     /// Whether at least one worker can be given work.
     pub fn is_ready(&self) -> bool {
         let takes_work = |state: &WorkerState| state.takes_work() && !state.models.is_empty();

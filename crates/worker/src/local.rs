@@ -4,9 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{
-    FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, OutputRules, Rent, Stage,
-};
+use domain::{FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, Rent, Stage};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
@@ -116,13 +114,9 @@ impl LocalWorker {
         Arc::new(GrpcWorker::in_memory(accept))
     }
 
-    fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
+    async fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
         if start.model != self.info.digest {
             return Err(WorkerError::ModelNotFound(start.model));
-        }
-        if start.output != OutputRules::default() {
-            let reason = "formats, log-probabilities and such are not known here".to_owned();
-            return Err(WorkerError::Invalid(reason));
         }
         let request = Request {
             prompt: start.prompt,
@@ -130,9 +124,9 @@ impl LocalWorker {
             max_output: start.max_output,
             allowance: start.allowance,
             sampling: start.sampling,
-            stop_on_eos: true,
+            output: start.output,
         };
-        self.engine.submit(request).map_err(refused)
+        self.engine.start_sequence(request).await.map_err(refused)
     }
 }
 
@@ -142,7 +136,7 @@ impl Worker for LocalWorker {
         let allowance = start.allowance;
         let request = start.request;
         let seat = self.drain.seat(&start);
-        let sequence = self.start_sequence(start)?;
+        let sequence = self.start_sequence(start).await?;
         tracing::debug!(request = %request, "sequence accepted");
         Ok(Generation::new(allowance, |wishes| events(sequence, wishes, seat)))
     }
@@ -237,8 +231,8 @@ async fn next_wish(wishes: &mut Option<Wishes>) -> Option<(u32, Option<FinishRea
 
 fn told(event: EngineEvent) -> Event {
     match event {
-        EngineEvent::Tokens { first, ids, gpu } => {
-            Event::Tokens { first, ids, gpu, logprobs: Vec::new() }
+        EngineEvent::Tokens { first, ids, gpu, logprobs } => {
+            Event::Tokens { first, ids, gpu, logprobs }
         }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {
@@ -246,7 +240,10 @@ fn told(event: EngineEvent) -> Event {
             let error = match failure {
                 // An engine that stops is like a machine that goes away: another one can go on.
                 Failure::Stopped => WorkerError::Unreachable(reason),
-                Failure::NotANumber { .. } | Failure::Forward(_) => WorkerError::Failed(reason),
+                Failure::Format(_) => WorkerError::Format(reason),
+                Failure::NotANumber { .. } | Failure::Forward(_) | Failure::Elsewhere => {
+                    WorkerError::Failed(reason)
+                }
             };
             Event::Failed { error, usage: Some(usage) }
         }
@@ -259,6 +256,7 @@ fn refused(refusal: Refusal) -> WorkerError {
         refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
             WorkerError::Invalid(refusal.to_string())
         }
+        refusal @ Refusal::Format(_) => WorkerError::Format(refusal.to_string()),
         Refusal::Draining => WorkerError::Draining,
     }
 }

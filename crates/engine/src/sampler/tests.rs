@@ -10,7 +10,9 @@ fn sampling(change: impl FnOnce(&mut Sampling)) -> Sampling {
 
 fn drawn(sampling: &Sampling, logits: &[f32], positions: u32) -> Vec<u32> {
     let sampler = Sampler::new(sampling.clone(), &[], &[]);
-    (0..positions).map(|position| sampler.sample(&mut logits.to_vec(), position).unwrap()).collect()
+    (0..positions)
+        .map(|position| sampler.sample(&mut logits.to_vec(), position, Limits::default()).unwrap())
+        .collect()
 }
 
 /// The tokens that may be drawn, by the plainest reading of the documentation.
@@ -70,7 +72,7 @@ proptest! {
 #[test]
 fn greedy_takes_the_largest_logit_and_the_first_of_equals() {
     let sampler = Sampler::new(Sampling::greedy(), &[], &[]);
-    assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -2.0], 0), Ok(1));
+    assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -2.0], 0, Limits::default()), Ok(1));
 }
 
 #[test]
@@ -117,15 +119,43 @@ fn a_bias_of_one_hundred_decides_and_of_minus_one_hundred_bans() {
     let push = Sampling { logit_bias: vec![(3, 100.0)], ..Sampling::greedy() };
     let ban = Sampling { logit_bias: vec![(1, -100.0)], ..Sampling::greedy() };
     let logits = [1.0, 9.0, 2.0, 0.0];
-    assert_eq!(Sampler::new(push, &[], &[]).sample(&mut logits.to_vec(), 0), Ok(3));
-    assert_eq!(Sampler::new(ban, &[], &[]).sample(&mut logits.to_vec(), 0), Ok(2));
+    assert_eq!(
+        Sampler::new(push, &[], &[]).sample(&mut logits.to_vec(), 0, Limits::default()),
+        Ok(3)
+    );
+    assert_eq!(
+        Sampler::new(ban, &[], &[]).sample(&mut logits.to_vec(), 0, Limits::default()),
+        Ok(2)
+    );
 }
 
 #[test]
 fn logits_that_are_no_numbers_are_a_failure() {
     let sampler = Sampler::new(Sampling::greedy(), &[], &[]);
     let failure = Err(Failure::NotANumber { position: 5 });
-    assert_eq!(sampler.sample(&mut [0.0, f32::NAN], 5), failure);
-    assert_eq!(sampler.sample(&mut [0.0, f32::INFINITY], 5), failure);
-    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 2], 5), failure);
+    assert_eq!(sampler.sample(&mut [0.0, f32::NAN], 5, Limits::default()), failure);
+    assert_eq!(sampler.sample(&mut [0.0, f32::INFINITY], 5, Limits::default()), failure);
+    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 2], 5, Limits::default()), failure);
+}
+
+#[test]
+fn what_is_banned_is_not_drawn() {
+    let banned = Limits { banned: &[1], ..Limits::default() };
+    let greedy = Sampler::new(Sampling::greedy(), &[], &[]);
+    assert_eq!(greedy.sample(&mut [1.0, 5.0, 4.0], 0, banned), Ok(2));
+    let hot = Sampler::new(Sampling { temperature: 5.0, ..Sampling::greedy() }, &[], &[]);
+    for position in 0..200 {
+        assert_ne!(hot.sample(&mut [1.0, 5.0, 4.0], position, banned), Ok(1));
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_logits() {
+    let told = logprobs(&[1.0, 3.0, 2.0, 3.0], 2, 3);
+    let total = (1.0_f64.exp() + 2.0 * 3.0_f64.exp() + 2.0_f64.exp()).ln();
+    assert_eq!(told.logprob, (2.0 - total) as f32);
+    let best = (3.0 - total) as f32;
+    assert_eq!(told.top, [(1, best), (3, best), (2, told.logprob)]);
+    assert!(logprobs(&[0.0; 4], 0, 0).top.is_empty());
+    assert_eq!(logprobs(&[0.0; 4], 0, 20).top.len(), 4);
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use domain::{GpuTime, Sampling, Usage};
+use domain::{GpuTime, OutputRules, Sampling, Usage};
 
 use super::StepLoop;
 use crate::attribution::{Demand, Work};
@@ -80,12 +80,12 @@ impl StepLoop {
             max_output: scene.output,
             allowance: scene.output,
             sampling: Sampling::greedy(),
-            stop_on_eos: false,
+            output: OutputRules { ignore_eos: true, ..OutputRules::default() },
         };
         let mut readers = Vec::new();
         for _ in 0..scene.sequences.min(self.config.max_sequences) {
             let (reader, outlet) = line(&self.inbox, scene.output, Usage::default());
-            let arrival = Arrival::new(request.clone(), outlet);
+            let arrival = Arrival::new(request.clone(), None, outlet);
             let blocks = arrival.max_positions().div_ceil(self.config.block_tokens);
             let blocks = self.blocks.take(blocks)?;
             self.running.push(Running::new(arrival, blocks));

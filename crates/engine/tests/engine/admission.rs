@@ -3,7 +3,9 @@
 use domain::Sampling;
 use engine::{EngineConfig, EngineError, Event, Failure, Refusal, Request};
 
-use crate::support::{answer, answers, block_on, collect, endless, request, start, until};
+use crate::support::{
+    answer, answers, block_on, collect, endless, ignoring_eos, request, start, until,
+};
 
 #[test]
 fn the_queue_is_bounded_and_first_come_first_served() {
@@ -65,7 +67,7 @@ fn requests_that_can_never_run_are_refused() {
 fn the_whole_context_can_be_used() {
     let engine =
         start(EngineConfig { prefill_chunk: 512, step_tokens: 600, ..EngineConfig::default() });
-    let request = Request { stop_on_eos: false, ..request(&[300; 2040], 8) };
+    let request = Request { output: ignoring_eos(), ..request(&[300; 2040], 8) };
     assert_eq!(block_on(answer(&engine, request)).ids.len(), 8);
 }
 

@@ -15,7 +15,7 @@ fn requests(seed: u64) -> Vec<Request> {
         // Some prompts are several conversations long.
         let prompt = case.prompt_token_ids.repeat(1 + (index % 4) as usize * 2);
         let mut request = request(&prompt[..prompt.len().min(400)], 12 + (index % 5) as u32 * 6);
-        request.stop_on_eos = index % 3 > 0;
+        request.output.ignore_eos = index % 3 == 0;
         if index % 2 == 1 {
             request.sampling = sampled(seed + index);
         }
@@ -95,7 +95,7 @@ fn a_continuation_says_what_the_first_engine_would_have_said() {
     let here = start(EngineConfig::default());
     let there = start(EngineConfig { prefill_chunk: 5, ..EngineConfig::default() });
     for mut request in [&requests(3)[6], &requests(3)[7], &requests(8)[11]].map(Clone::clone) {
-        request.stop_on_eos = false;
+        request.output.ignore_eos = true;
         let whole = block_on(answer(&here, request.clone()));
 
         for cut in 0..=whole.ids.len() {

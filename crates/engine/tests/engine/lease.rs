@@ -3,7 +3,9 @@
 use domain::FinishReason;
 use engine::{EngineConfig, Event, Request};
 
-use crate::support::{answer, block_on, collect, endless, golden, request, start, until};
+use crate::support::{
+    answer, block_on, collect, endless, golden, ignoring_eos, request, start, until,
+};
 
 #[test]
 fn a_sequence_pauses_at_its_allowance_and_goes_on_when_it_is_raised() {
@@ -82,7 +84,7 @@ fn the_stop_token_is_neither_sent_nor_counted() {
     assert_eq!(stopped.usage.completion_tokens as usize, case.completion().len());
     assert_eq!(stopped.usage.prompt_tokens as usize, case.prompt_token_ids.len());
 
-    let ignoring = Request { stop_on_eos: false, ..request(&case.prompt_token_ids, 30) };
+    let ignoring = Request { output: ignoring_eos(), ..request(&case.prompt_token_ids, 30) };
     let ignored = block_on(answer(&engine, ignoring));
     assert_eq!(ignored.ids[..case.completion().len()], *case.completion());
     assert_eq!(ignored.ids[case.completion().len()], 4089);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FinishReason, GpuTime, ModelName, Sampling, Usage};
+use domain::{FinishReason, GpuTime, Logprobs, ModelName, OutputRules, Sampling, Usage};
 use engine::{Engine, EngineConfig, EngineState, Event, Model, ModelSource, Request, Sequence};
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) ids: Vec<u32>,
+    pub(crate) logprobs: Vec<Logprobs>,
     pub(crate) reason: FinishReason,
     pub(crate) usage: Usage,
     /// Time in the events with tokens.
@@ -73,32 +74,38 @@ pub(crate) fn request(prompt: &[u32], max_output: u32) -> Request {
         max_output,
         allowance: max_output,
         sampling: Sampling::greedy(),
-        stop_on_eos: true,
+        output: OutputRules::default(),
     }
+}
+
+pub(crate) fn ignoring_eos() -> OutputRules {
+    OutputRules { ignore_eos: true, ..OutputRules::default() }
 }
 
 /// A request that runs until it is stopped, as far as a test can tell.
 pub(crate) fn endless() -> Request {
-    Request { stop_on_eos: false, ..request(&[4088, 280, 198], 1_900) }
+    Request { output: ignoring_eos(), ..request(&[4088, 280, 198], 1_900) }
 }
 
 /// Reads until the end; events must be gapless.
 pub(crate) async fn collect(sequence: &mut Sequence) -> Answer {
-    let (mut ids, mut gpu, mut start) = (Vec::new(), GpuTime::ZERO, None);
+    let (mut ids, mut logprobs, mut gpu, mut start) = (Vec::new(), Vec::new(), GpuTime::ZERO, None);
     loop {
         let event = tokio::time::timeout(DEADLINE, sequence.next()).await;
         let event = event.expect("the engine makes progress");
         match event.expect("a sequence ends with an event that says so") {
-            Event::Tokens { first, ids: more, gpu: time } => {
+            Event::Tokens { first, ids: more, gpu: time, logprobs: told } => {
                 let start = *start.get_or_insert(first);
                 assert_eq!(first as usize, start as usize + ids.len(), "no gaps");
                 assert!(!more.is_empty());
+                assert!(told.is_empty() || told.len() == more.len());
                 ids.extend(more);
+                logprobs.extend(told);
                 gpu += time;
             }
             Event::Finished { reason, usage } => {
                 assert_eq!(sequence.next().await, None);
-                return Answer { ids, reason, usage, gpu };
+                return Answer { ids, logprobs, reason, usage, gpu };
             }
             Event::Failed { failure, .. } => panic!("{failure}"),
         }
@@ -106,18 +113,26 @@ pub(crate) async fn collect(sequence: &mut Sequence) -> Answer {
 }
 
 pub(crate) async fn answer(engine: &Engine, request: Request) -> Answer {
-    collect(&mut engine.submit(request).unwrap()).await
+    collect(&mut engine.start_sequence(request).await.unwrap()).await
 }
 
 /// Runs requests at the same time.
 pub(crate) async fn answers(engine: &Engine, requests: Vec<Request>) -> Vec<Answer> {
-    let sequences: Vec<Sequence> =
-        requests.into_iter().map(|request| engine.submit(request).unwrap()).collect();
+    let mut sequences: Vec<Sequence> = Vec::new();
+    for request in requests {
+        sequences.push(engine.start_sequence(request).await.unwrap());
+    }
     let mut answers = Vec::new();
     for mut sequence in sequences {
         answers.push(collect(&mut sequence).await);
     }
     answers
+}
+
+/// What tokens of the demo model say.
+pub(crate) fn demo_text(ids: &[u32]) -> String {
+    let tokenizer = tokenizers::Tokenizer::from_file(demo_file("tokenizer.json")).unwrap();
+    tokenizer.decode(ids, false).unwrap()
 }
 
 /// The first reported state that `is` accepts.
