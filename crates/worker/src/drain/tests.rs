@@ -157,7 +157,7 @@ async fn the_nearest_deadline_counts() {
     let drain = drain();
     let left = |seconds| Some(Instant::now() + Duration::from_secs(seconds));
     drain.leave(None, PATIENCE);
-    drain.leave(Some(Duration::from_secs(60)), PATIENCE);
+    drain.leave(Some(Duration::from_mins(1)), PATIENCE);
     assert_eq!(drain.watch().borrow().leaves_at, left(60));
 
     drain.leave(Some(Duration::from_secs(20)), PATIENCE);
@@ -174,7 +174,7 @@ async fn it_is_out_once_nobody_can_want_blocks_of_what_was_handed_over() {
     drain.out().await;
     assert!(began.elapsed() < LINGER, "nothing was handed over");
     let seat = drain.seat(&start(10, 100));
-    drain.leave(Some(Duration::from_secs(60)), PATIENCE);
+    drain.leave(Some(Duration::from_mins(1)), PATIENCE);
 
     let gone = run(seat, 100, PACE * 100).await;
 

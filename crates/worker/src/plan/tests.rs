@@ -81,13 +81,13 @@ proptest! {
 
         let left: Vec<Running> =
             costly.into_iter().filter(|sequence| sequence.key != first.key).collect();
-        let until = window.until - first.leaves_in;
+        let until = window.until.saturating_sub(first.leaves_in);
         let after = plan(&left, Window { not_before: first.slot, until }, again);
 
         prop_assert_eq!(after.len(), rest.len());
         for (then, now) in rest.iter().zip(&after) {
             prop_assert_eq!(then.key, now.key);
-            let (then, now) = (then.leaves_in - first.leaves_in, now.leaves_in);
+            let (then, now) = (then.leaves_in.saturating_sub(first.leaves_in), now.leaves_in);
             let drift = then.abs_diff(now);
             prop_assert!(drift <= Duration::from_micros(1), "{:?} became {:?}", then, now);
         }
@@ -106,8 +106,8 @@ fn what_fits_stays_and_what_waits_goes_as_late_as_it_can() {
     // 10 ms to hand over, 1 ms for each token, twice.
     let (long, unpaid) = (MS * 2 * 410, MS * 2 * 100);
     let expected = [
-        Departure { key: 2, leaves_in: MS * 5_000 - long - unpaid, slot: long },
-        Departure { key: 3, leaves_in: MS * 5_000 - unpaid, slot: unpaid },
+        Departure { key: 2, leaves_in: (MS * 5_000).saturating_sub(long + unpaid), slot: long },
+        Departure { key: 3, leaves_in: (MS * 5_000).saturating_sub(unpaid), slot: unpaid },
     ];
     assert_eq!(departures, expected);
 }
