@@ -8,6 +8,7 @@
 mod accounts;
 mod admin;
 mod alerts;
+mod announce;
 mod call;
 mod catalog;
 mod config;
@@ -25,7 +26,10 @@ mod reply;
 mod server;
 mod text;
 
-pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
+pub use announce::{AnnounceError, Announcement};
+pub use config::{
+    DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
+};
 pub use installation::{
     ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
     UsagePage, UsageQuery, Verification,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use gateway::Announcement;
 use tokio::net::TcpListener;
 use worker::{LocalWorker, RawWorker, WorkerSettings};
 
@@ -27,10 +28,24 @@ impl Worker {
             TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
         let address = listener.local_addr()?;
         let (token_file, drain_timeout) = (settings.token_file.clone(), settings.drain_timeout);
+        let announcement = settings.announce.clone();
+        let announcement =
+            announcement.map(|(redis, address)| Announcement::new(&redis, address)).transpose()?;
         let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
         let info = worker.info();
         tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");
-        worker::serve(Arc::new(worker), listener, token_file, drain_timeout, stop).await?;
+        let serving = worker::serve(Arc::new(worker), listener, token_file, drain_timeout, stop);
+        let Some(announcement) = announcement else {
+            serving.await?;
+            tracing::info!("worker stopped");
+            return Ok(());
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = announcement.keep() => Ok(()),
+        };
+        announcement.withdraw().await;
+        served?;
         tracing::info!("worker stopped");
         Ok(())
     }
