@@ -98,7 +98,7 @@ impl Router {
             }
         };
         let mut nobody = self.pool(&wanted.start.model).is_none();
-        let mut wait = self.wait(began, None);
+        let mut wait = self.wait(began, (!nobody).then_some(Duration::ZERO));
         let ticket = |id| self.ticket(id, wanted, began);
         let mut turn = gate.enter(wait, ticket).map_err(|place| give_up(place, nobody))?;
         loop {

@@ -5,7 +5,8 @@ use worker::{RawWorker, WorkerSettings};
 const EXAMPLE: &str = include_str!("../../../../config/worker.toml");
 
 /// Settings whose default is "none", or depends on the machine; the file shows an example of each.
-const EXAMPLES: &[&str] = &["token_file", "path", "tokenizer", "compute_threads", "[announce]", "redis", "address"];
+const EXAMPLES: &[&str] =
+    &["token_file", "path", "tokenizer", "compute_threads", "[announce]", "redis", "address"];
 
 /// One header for every table there is; the empty one is the file itself.
 const TABLES: &[&str] = &["", "[announce]", "[model]", "[engine]"];
