@@ -96,6 +96,12 @@ impl Job {
         Ok(Self { parts, max_output, session: None })
     }
 
+    /// The same job, run with this share.
+    #[must_use]
+    pub fn shared_as(self, share: Share) -> Self {
+        Self { parts: JobParts { share, ..self.parts }, ..self }
+    }
+
     /// The same job, as part of this conversation of its tenant.
     #[must_use]
     pub fn in_session(self, session: u64) -> Self {

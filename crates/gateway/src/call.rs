@@ -1,7 +1,8 @@
 //! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
 
-use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OwnBound, Sampling};
+use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OwnBound, Priority, Sampling};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
 use crate::fields::{Fields, wrong_type};
@@ -127,6 +128,22 @@ pub(crate) fn bound_from_headers(
         })
     });
     Ok(OwnBound { money, gpu: gpu.transpose()? })
+}
+
+/// How urgent a request says it is.
+pub(crate) fn priority_from_header(asked: Option<&str>) -> Result<Option<Priority>, Failure> {
+    let named = |name: &str| Priority::ALL.into_iter().find(|known| known.name() == name.trim());
+    let unknown = || {
+        let message = format!("`{PRIORITY}` must be interactive, standard or batch");
+        Failure::invalid(PRIORITY, message)
+    };
+    asked.map(|name| named(name).ok_or_else(unknown)).transpose()
+}
+
+/// A number for the conversation that a caller names.
+pub(crate) fn session_number(name: &str) -> u64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl Call {
@@ -283,6 +300,7 @@ fn unsupported(name: &str) -> Failure {
 }
 
 const MAX_COST: &str = "max_cost_usd";
+const PRIORITY: &str = "x-tollgate-priority";
 const MAX_GPU: &str = "max_gpu_ms";
 /// A day.
 const MAX_GPU_MILLIS: i64 = 86_400_000;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use admission::{Caller, Directory};
 use domain::{
-    ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, OutputRules, Price, RequestId,
-    Share,
+    ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, OutputRules, Price, Priority,
+    RequestId, Share,
 };
 use routing::{Router, Served};
 
 use crate::call::Call;
+use crate::config::Shares;
 use crate::failure::Failure;
 use crate::text::{ModelText, TextError};
 
@@ -26,6 +27,7 @@ pub(crate) struct Catalog {
     prices: HashMap<ModelName, Price>,
     /// For models without a price of their own: GPU time at cost, times this.
     markup_percent: u32,
+    shares: Shares,
     models: RwLock<Arc<BTreeMap<ModelName, Arc<Model>>>>,
 }
 
@@ -55,7 +57,18 @@ impl Catalog {
         prices: HashMap<ModelName, Price>,
         markup_percent: u32,
     ) -> Self {
-        Self { router, directory, prices, markup_percent, models: RwLock::default() }
+        let (shares, models) = Default::default();
+        Self { router, directory, prices, markup_percent, shares, models }
+    }
+
+    /// The same, with shares of their own for some projects.
+    pub(crate) fn sharing(self, shares: Shares) -> Self {
+        Self { shares, ..self }
+    }
+
+    /// How much of contended workers a caller gets for a request that asks for this priority.
+    pub(crate) fn share(&self, caller: &Caller, asked: Option<Priority>) -> Share {
+        self.shares.of(caller.scope().project, asked)
     }
 
     /// Keeps the catalog up with the router until dropped.

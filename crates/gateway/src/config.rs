@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are errors, every default is here, and every problem is reported at once.
 
+mod fleet;
 mod issuers;
 
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use serde::Deserialize;
 use store::{MemoryCacheSettings, StoreSettings};
 
 use crate::gateway::FlowSettings;
+pub use fleet::{DirectorySettings, Shares};
+use fleet::{RawDirectory, RawRouting, RawTenant};
 use issuers::RawIssuer;
 
 /// The gateway's configuration as written.
@@ -50,6 +53,15 @@ pub struct RawGateway {
     tls: Option<RawTls>,
     /// Workers to route to.
     workers: Vec<RawWorker>,
+    /// Where workers are found beside those.
+    #[serde(default)]
+    directory: RawDirectory,
+    /// Who runs what.
+    #[serde(default)]
+    routing: RawRouting,
+    /// Projects that are not as everybody else.
+    #[serde(default)]
+    tenants: Vec<RawTenant>,
     /// File that holds the token shown to workers.
     worker_token_file: Option<PathBuf>,
     /// Token prices; a model without one costs GPU time.
@@ -167,8 +179,12 @@ pub struct GatewaySettings {
     pub prices: HashMap<ModelName, Price>,
     /// What GPU time costs a tenant, in percent of what it costs us.
     pub gpu_time_markup_percent: u32,
-    /// Longest wait for a worker with room.
-    pub queue_timeout: Duration,
+    /// Where workers are found beside those written down.
+    pub directory: DirectorySettings,
+    /// Who runs what.
+    pub routing: routing::RouterSettings,
+    /// How much of contended workers projects get.
+    pub shares: Shares,
     /// How long running requests may take after the gateway was told to stop.
     pub drain_timeout: Duration,
     pub(crate) flow: FlowSettings,
@@ -203,6 +219,9 @@ impl RawGateway {
             allow_plaintext: false,
             tls: None,
             workers: Vec::new(),
+            directory: RawDirectory::default(),
+            routing: RawRouting::default(),
+            tenants: Vec::new(),
             worker_token_file: None,
             prices: Vec::new(),
             gpu_time_markup_percent: default_markup(),
@@ -232,6 +251,9 @@ impl RawGateway {
             allow_plaintext,
             tls,
             workers,
+            directory,
+            routing,
+            tenants,
             worker_token_file,
             prices,
             gpu_time_markup_percent,
@@ -267,7 +289,9 @@ impl RawGateway {
         if gpu_time_markup_percent == 0 {
             problems.add("gpu_time_markup_percent", "must be at least 1; 100 charges what it cost");
         }
-        let queue_timeout = limits.queue_timeout;
+        let directory = directory.check(redis.is_some(), &mut problems);
+        let routing = routing.check(limits.queue_timeout, &mut problems);
+        let shares = Shares::check(tenants, &mut problems);
         let drain_timeout = limits.drain_timeout;
         let settings = GatewaySettings {
             listen,
@@ -289,7 +313,9 @@ impl RawGateway {
             worker_token_file,
             prices: check_prices(&prices, &mut problems),
             gpu_time_markup_percent,
-            queue_timeout,
+            directory,
+            routing,
+            shares,
             drain_timeout,
             flow: limits.check(&mut problems),
         };

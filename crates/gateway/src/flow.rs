@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use admission::{Outcome, Rates, Receipt};
+use admission::{Caller, Outcome, Rates, Receipt};
 use async_trait::async_trait;
-use domain::{FinishReason, OwnBound, RequestId};
+use domain::{FinishReason, Job, OwnBound, RequestId};
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
@@ -116,6 +116,7 @@ impl Gateway {
         let call = call.bounded_by(own_bound(reply)?);
         let delivery = call.delivery;
         let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
+        let job = self.rank(&caller, reply, job)?; // whose turn it is when workers are short
         let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
         show_rates(reply, permit.rates());
         let about = self.about(codec, reply.request(), &model);
@@ -127,6 +128,14 @@ impl Gateway {
         self.metrics().receipt(&receipt);
         conclude(reply, &exchange, relayed?, &receipt).await?; // the last words, with what it cost
         Ok(Some(receipt))
+    }
+
+    /// The job with its tenant's share, as urgent as it asks for and may be, in the conversation it names.
+    fn rank(&self, caller: &Caller, reply: &Reply, job: Job) -> Result<Job, Failure> {
+        let asked = call::priority_from_header(reply.request_header("x-tollgate-priority"))?;
+        let job = job.shared_as(self.catalog().share(caller, asked));
+        let Some(session) = reply.request_header("x-tollgate-session") else { return Ok(job) };
+        Ok(job.in_session(call::session_number(session)))
     }
 
     fn about(&self, codec: &dyn Codec, request: RequestId, model: &crate::catalog::Model) -> About {

@@ -8,6 +8,7 @@
 mod accounts;
 mod admin;
 mod alerts;
+mod announce;
 mod call;
 mod catalog;
 mod config;
@@ -26,7 +27,10 @@ mod server;
 mod text;
 mod workers;
 
-pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
+pub use announce::{AnnounceError, Announcement};
+pub use config::{
+    DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
+};
 pub use installation::{
     ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
     UsagePage, UsageQuery, Verification,

@@ -1,6 +1,8 @@
 //! What is counted about requests, in Prometheus's text form. Labels are bounded: endpoints,
 //! outcomes, never tenants or models of a stranger's choosing.
 
+pub(crate) mod fleet;
+
 use std::time::Duration;
 
 use admission::Receipt;

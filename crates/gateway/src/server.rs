@@ -13,8 +13,10 @@ use pingora_core::listeners::tls::TlsSettings as PingoraTls;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use proto::{ConnectError, GrpcWorker, Worker};
-use routing::{Router, RouterSettings};
-use store::Stores;
+use routing::{
+    Connect, Directory as WorkerDirectory, DnsDirectory, Roster, Router, SystemResolver,
+};
+use store::{RedisDirectory, Stores};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -111,7 +113,8 @@ pub async fn run(
             Arc::clone(&directory),
             prices,
             settings.gpu_time_markup_percent,
-        ),
+        )
+        .sharing(settings.shares.clone()),
         router: Arc::clone(&router),
         cache,
         metrics: Metrics::new()?,
@@ -136,6 +139,10 @@ pub async fn run(
         clock,
     };
     let mut background = beside.start(&gateway);
+    if let Some(roster) = roster(&settings)? {
+        let gateway = Arc::clone(&gateway);
+        background.push(spawn(async move { roster.run(gateway.router()).await }));
+    }
     background.push(serve_admin(admin_listener, admin)?);
     let serving = serve(listener, &settings, &gateway, stopped)?;
 
@@ -201,8 +208,33 @@ fn router(
         let worker = GrpcWorker::new(&address.0, token.as_ref())?;
         workers.push((address.0.clone(), Arc::new(worker)));
     }
-    let settings = RouterSettings { patience: settings.queue_timeout, ..RouterSettings::default() };
-    Ok(Router::new(workers, settings))
+    Ok(Router::new(workers, settings.routing.clone()))
+}
+
+/// Whoever looks for workers beside those that are written down, if anybody does.
+fn roster(settings: &GatewaySettings) -> Result<Option<Roster>, GatewayError> {
+    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+    let mut directories: Vec<Arc<dyn WorkerDirectory>> = Vec::new();
+    if let Some(name) = &settings.directory.dns
+        && let Some(dns) = DnsDirectory::new(name, SystemResolver)
+    {
+        directories.push(Arc::new(dns));
+    }
+    if settings.directory.announced
+        && let Some(address) = &settings.store.redis
+    {
+        let redis = RedisDirectory::new(address.expose());
+        let redis = redis.map_err(|error| StoreError::new("open worker directory", error))?;
+        directories.push(Arc::new(redis));
+    }
+    if directories.is_empty() {
+        return Ok(None);
+    }
+    let connect: Connect = Box::new(move |address| {
+        let worker = GrpcWorker::new(address, token.as_ref()).ok()?;
+        Some(Arc::new(worker) as Arc<dyn Worker>)
+    });
+    Ok(Some(Roster::new(directories, connect, settings.directory.interval)))
 }
 
 pub(crate) fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {

@@ -78,6 +78,8 @@ struct Running {
     leaving: watch::Receiver<Leaving>,
     /// When it last said something new, or could not be expected to.
     heard: Instant,
+    /// What it said was read, and it was not asked for more since: a slow reader is not a silent worker.
+    rests: bool,
     /// A second worker, asked because the first token takes long.
     hedge: Option<Hedge>,
 }
@@ -228,6 +230,9 @@ impl Answer {
         let limits = self.router.settings.stall;
         let site = &self.site;
         let Some(running) = &mut self.running else { return Happened::Said(None) };
+        if std::mem::take(&mut running.rests) {
+            running.heard = Instant::now();
+        }
         let tokens = self.start.prompt.len() + self.start.generated.len();
         let begun = !self.start.generated.is_empty();
         let silence_at = running.heard + patience(site, tokens, begun, limits);
@@ -316,7 +321,7 @@ impl Answer {
             return None;
         }
         if let Some(running) = &mut self.running {
-            running.heard = Instant::now();
+            running.rests = true;
             running.hedge = None;
         }
         self.start.generated.extend_from_slice(&ids);
@@ -437,7 +442,7 @@ impl Answer {
         before.times = before.times + times;
         before.cost += cost;
         // A worker that hands everything over and stays is no better than one that fails.
-        let honest = cause == Cause::HandedOver && (leaves || self.handed_over == 0);
+        let honest = cause == Cause::HandedOver && leaves;
         if cause == Cause::HandedOver {
             self.handed_over += 1;
         }
@@ -489,7 +494,7 @@ impl Running {
         if leaving.borrow().stage != Stage::Serving {
             leaving.mark_changed();
         }
-        Self { placed, leaving, heard: Instant::now(), hedge }
+        Self { placed, leaving, heard: Instant::now(), rests: true, hedge }
     }
 }
 

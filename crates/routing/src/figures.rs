@@ -1,9 +1,16 @@
 //! What is counted about routing, for whoever scales pools.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use domain::ModelDigest;
+use proto::WorkerState;
+use tokio::time::Instant;
+
+use crate::breaker::BreakerState;
 use crate::queue::Lane;
+use crate::router::Router;
 
 /// Why a sequence went on elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +70,63 @@ pub const WAIT_BOUNDS: [Duration; 12] = [
     Duration::from_secs(30),
     Duration::from_secs(60),
 ];
+
+/// How routing stands.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Every worker.
+    pub workers: Vec<WorkerFigures>,
+    /// Requests that wait, by model and lane.
+    pub queued: Vec<(ModelDigest, [usize; 4])>,
+    /// How long requests waited for a worker, by lane.
+    pub waits: [Waits; 4],
+    /// Sequences that went on elsewhere, by cause.
+    pub went_on: [(Cause, u64); Cause::ALL.len()],
+    /// Other counts since the start: a name and what it counts.
+    pub counts: [(&'static str, u64); 7],
+}
+
+/// How one worker stands.
+#[derive(Clone, Debug)]
+pub struct WorkerFigures {
+    /// Its name.
+    pub name: String,
+    /// Whether it is left alone.
+    pub breaker: BreakerState,
+    /// Sequences of this gateway on it.
+    pub in_flight: u32,
+    /// What it last pushed; `None` while it cannot be reached.
+    pub state: Option<Arc<WorkerState>>,
+}
+
+impl Router {
+    /// How routing stands.
+    pub fn figures(&self) -> Figures {
+        let now = Instant::now();
+        let worker = |member: &Arc<crate::member::Member>| WorkerFigures {
+            name: member.name().to_owned(),
+            breaker: member.breaker(now),
+            in_flight: member.in_flight(),
+            state: member.state(),
+        };
+        let counters = &self.counters;
+        Figures {
+            workers: self.members().iter().map(worker).collect(),
+            queued: self.gates().into_iter().map(|(model, gate)| (model, gate.queued())).collect(),
+            waits: Lane::ALL.map(|lane| counters.waits(lane)),
+            went_on: Cause::ALL.map(|cause| (cause, read(&counters.went_on[cause as usize]))),
+            counts: [
+                ("refused", read(&counters.refused)),
+                ("retried", read(&counters.retried)),
+                ("hedged", read(&counters.hedged)),
+                ("hedges_won", read(&counters.hedges_won)),
+                ("fetched", read(&counters.fetched)),
+                ("fetches_failed", read(&counters.fetches_failed)),
+                ("clamped_nanoseconds", read(&counters.clamped_nanos)),
+            ],
+        }
+    }
+}
 
 /// Counters of one router; they only grow.
 #[derive(Default)]

@@ -14,6 +14,7 @@
 mod ahead;
 mod answer;
 mod breaker;
+mod directory;
 mod error;
 mod evidence;
 mod figures;
@@ -31,8 +32,12 @@ mod settings;
 
 pub use answer::{Answer, Piece, Used};
 pub use breaker::{BreakerSettings, BreakerState};
+pub use directory::{
+    Announce, Connect, Directory, DirectoryError, DnsDirectory, Resolve, Roster, SystemResolver,
+    keep_announced,
+};
 pub use error::RouteError;
-pub use figures::{Cause, WAIT_BOUNDS, Waits};
+pub use figures::{Cause, Figures, WAIT_BOUNDS, Waits, WorkerFigures};
 pub use policy::{POLICIES, Policy};
 pub use queue::Lane;
 pub use router::{Router, Served};

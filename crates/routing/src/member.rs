@@ -242,7 +242,7 @@ impl Member {
         }
     }
 
-    fn learn(&self, state: WorkerState) -> Learned {
+    pub(crate) fn learn(&self, state: WorkerState) -> Learned {
         let now = Instant::now();
         let leaving =
             Leaving { stage: state.stage, at: state.leaves_in.map(|leaves_in| now + leaves_in) };

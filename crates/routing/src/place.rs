@@ -20,9 +20,9 @@ use crate::router::Router;
 pub(crate) struct Placed {
     pub(crate) generation: Generation,
     pub(crate) site: Site,
-    /// Counted out before `exit` tells others that there may be room.
+    /// Counted out before `_exit` tells others that there may be room.
     pub(crate) in_flight: InFlight,
-    pub(crate) exit: Exit,
+    pub(crate) _exit: Exit,
 }
 
 /// Where a sequence runs.
@@ -98,11 +98,12 @@ impl Router {
             }
         };
         let mut nobody = self.pool(&wanted.start.model).is_none();
-        let mut wait = self.wait(began, None);
+        let mut wait = self.wait(began, (!nobody).then_some(Duration::ZERO));
         let ticket = |id| self.ticket(id, wanted, began);
         let mut turn = gate.enter(wait, ticket).map_err(|place| give_up(place, nobody))?;
         loop {
-            if !turn.comes(wait.until, wait.hint.min(LOOK_AGAIN)).await {
+            let pause = if wait.hint.is_zero() { LOOK_AGAIN } else { wait.hint.min(LOOK_AGAIN) };
+            if !turn.comes(wait.until, pause).await {
                 let retry_in = turn.expected_wait(Instant::now()).max(wait.hint);
                 return Err(give_up(NoPlace { retry_in }, nobody));
             }
@@ -298,7 +299,7 @@ impl Router {
                 let member = Arc::clone(member);
                 let exit = Exit { gate: Arc::clone(gate), member: Arc::clone(&member) };
                 let site = Site { member, price_per_hour, incarnation, vocabulary, since };
-                return Ok(Placed { generation, site, in_flight, exit });
+                return Ok(Placed { generation, site, in_flight, _exit: exit });
             }
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),

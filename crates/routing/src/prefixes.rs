@@ -51,7 +51,10 @@ impl Prefixes {
         if change.reset {
             self.forget(worker);
         }
-        self.held.write().unwrap_or_else(PoisonError::into_inner).entry(worker).or_default();
+        let known = |held: &HashMap<_, _>| held.contains_key(&worker);
+        if !known(&self.held.read().unwrap_or_else(PoisonError::into_inner)) {
+            self.held.write().unwrap_or_else(PoisonError::into_inner).entry(worker).or_default();
+        }
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         let Some(blocks) = held.get(&worker) else { return };
         let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -231,9 +231,14 @@ impl LaneQueue {
         self.ages.insert((ticket.since, ticket.id));
         let flow = self.flows.entry(tenant).or_default();
         self.order.remove(&(flow.tag, tenant));
+        if flow.tickets.is_empty() {
+            flow.tag = ticket.tag + ticket.length();
+        }
         // The clock goes back by what was not served after all.
-        flow.tag = flow.tag.saturating_sub(ticket.length()).max(ticket.tag);
-        flow.tickets.push_front(ticket);
+        flow.tag = flow.tag.saturating_sub(ticket.length());
+        // Several may come back, in any order, and stand among themselves as they came.
+        let before = flow.tickets.iter().take_while(|other| other.id < ticket.id).count();
+        flow.tickets.insert(before, ticket);
         self.order.insert((flow.tag, tenant));
     }
 

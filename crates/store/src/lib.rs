@@ -1,4 +1,4 @@
-//! Adapters for the ports of `admission` and `cache`: memory, SQLite, Redis, files.
+//! Adapters for the ports of `admission`, `cache` and `routing`: memory, SQLite, Redis, files.
 //!
 //! [`open()`] chooses the implementations once, from what was configured. The memory implementations
 //! are product code, proved by the same conformance suites as the networked ones.
@@ -13,6 +13,7 @@ mod cache_conformance;
 mod cache_memory;
 mod cache_redis;
 mod database;
+mod directory_redis;
 mod journal;
 mod open;
 mod redis_link;
@@ -25,6 +26,7 @@ pub use database::{
     Alert, Database, DatabaseAddress, ExportError, ExportFormat, ExportRange, UsageError,
     UsageGroup, UsageLine, UsagePage, UsageQuery, Verification, WorkerAccounts,
 };
+pub use directory_redis::RedisDirectory;
 pub use journal::JournaledLedger;
 pub use open::{StoreSettings, Stores, open};
 pub use redis_link::RedisAddressError;

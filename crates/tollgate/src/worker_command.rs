@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use gateway::Announcement;
 use tokio::net::TcpListener;
 use worker::{LocalWorker, RawWorker, Serving, WorkerSettings};
 
@@ -31,10 +32,24 @@ impl Worker {
             drain_timeout: settings.drain_timeout,
             notices: settings.notices.clone(),
         };
+        let announcement = settings.announce.clone();
+        let announcement =
+            announcement.map(|(redis, address)| Announcement::new(&redis, address)).transpose()?;
         let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
         let info = worker.info();
         tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");
-        worker::serve(Arc::new(worker), listener, serving, stop).await?;
+        let serving = worker::serve(Arc::new(worker), listener, serving, stop);
+        let Some(announcement) = announcement else {
+            serving.await?;
+            tracing::info!("worker stopped");
+            return Ok(());
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = announcement.keep() => Ok(()),
+        };
+        announcement.withdraw().await;
+        served?;
         tracing::info!("worker stopped");
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::{Capacity, NanoUsd, Problems, Rent};
+use domain::{Capacity, NanoUsd, Problems, Rent, Secret};
 use engine::{EngineConfig, ModelSource, Quantization};
 use serde::Deserialize;
 
@@ -41,12 +41,23 @@ pub struct RawWorker {
     /// What tells that this machine is about to go, beside SIGTERM.
     #[serde(default)]
     notices: Vec<RawNotices>,
+    /// Where it says that it is there; absent means nowhere.
+    announce: Option<RawAnnounce>,
     /// What to serve.
     #[serde(default)]
     model: RawModel,
     /// How much to hold and compute at a time.
     #[serde(default)]
     engine: EngineSettings,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAnnounce {
+    /// The Redis of the gateways.
+    redis: Secret<String>,
+    /// Where gateways and other workers reach this one, as `http://host:port`.
+    address: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +113,8 @@ pub struct WorkerSettings {
     pub notices: Vec<NoticeSettings>,
     /// How long accepted sequences may take after the worker was told to stop.
     pub drain_timeout: Duration,
+    /// The Redis where it says that it is there, and at which address.
+    pub announce: Option<(Secret<String>, String)>,
     /// What clients ask for.
     pub model_name: String,
     /// Where the model is.
@@ -122,6 +135,7 @@ impl RawWorker {
             zone: String::new(),
             drain_timeout: default_drain_timeout(),
             notices: Vec::new(),
+            announce: None,
             model: RawModel::default(),
             engine: EngineSettings::default(),
         }
@@ -151,11 +165,22 @@ impl RawWorker {
             zone: self.zone,
             notices: notices::check(self.notices, &mut problems),
             drain_timeout: self.drain_timeout,
+            announce: self.announce.map(|announce| announce.check(&mut problems)),
             model_name: self.model.check_name(&mut problems),
             model: self.model.source(),
             engine: self.engine.fill(),
         };
         problems.into_result(settings)
+    }
+}
+
+impl RawAnnounce {
+    fn check(self, problems: &mut Problems) -> (Secret<String>, String) {
+        let Self { redis, address } = self;
+        if !["http://", "https://"].iter().any(|scheme| address.starts_with(scheme)) {
+            problems.add("announce.address", "must be written as http://host:port");
+        }
+        (redis, address)
     }
 }
 

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::{AdminApi, Routes};
+use crate::metrics::fleet;
 
 pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(alive)).routes(routes!(ready)).routes(routes!(metrics))
@@ -62,7 +63,7 @@ async fn ready(State(api): State<Arc<AdminApi>>) -> (StatusCode, Json<Health>) {
 async fn metrics(State(api): State<Arc<AdminApi>>) -> Response {
     count_holds(&api).await;
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, api.gateway.metrics().text()).into_response()
+    (kind, api.gateway.metrics().text() + &fleet::text(api.gateway.router())).into_response()
 }
 
 /// How many holds are not settled yet.

@@ -22,11 +22,27 @@ const EXAMPLES: &[&str] = &[
     "user_claim",
     "jwks",
     "project",
+    "[[tenants]]",
+    "weight",
+    "priority",
+    "dns",
+    "policies",
+    "hedge_after",
 ];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] =
-    &["", "[tls]", "[[workers]]", "[[prices]]", "[[issuers]]", "[cache]", "[limits]"];
+const TABLES: &[&str] = &[
+    "",
+    "[tls]",
+    "[[workers]]",
+    "[[tenants]]",
+    "[[prices]]",
+    "[[issuers]]",
+    "[cache]",
+    "[directory]",
+    "[routing]",
+    "[limits]",
+];
 
 #[test]
 fn the_example_is_a_gateway_as_it_stands() {

@@ -1,5 +1,10 @@
 //! The router, over scripted workers: balancing, refusals, and streams that go on elsewhere.
 
+mod actor;
+mod liars;
+mod members;
+mod queueing;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -50,7 +50,7 @@ async fn in_redis(gateways: usize) -> Shared {
 }
 
 #[expect(clippy::disallowed_methods, reason = "where the tests find servers is not configuration")]
-fn redis() -> String {
+pub(crate) fn redis() -> String {
     std::env::var("TOLLGATE_TEST_REDIS").expect(
         "TOLLGATE_TEST_REDIS must name a Redis to test with; `cargo xtask test` starts one and sets it",
     )

@@ -6,4 +6,5 @@ mod journal;
 mod ledger;
 mod tenants;
 mod verify;
+mod workers;
 mod world;

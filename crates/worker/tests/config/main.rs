@@ -16,10 +16,12 @@ const EXAMPLES: &[&str] = &[
     "address",
     "every",
     "machine",
+    "[announce]",
+    "redis",
 ];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] = &["", "[[notices]]", "[model]", "[engine]"];
+const TABLES: &[&str] = &["", "[[notices]]", "[announce]", "[model]", "[engine]"];
 
 #[test]
 fn the_example_is_a_worker_as_it_stands() {
