@@ -31,6 +31,12 @@ pub struct Wishes<'a> {
 impl Fleet {
     /// Starts a gateway and `workers` workers, and waits until it is ready.
     pub async fn start(workers: usize, wishes: Wishes<'_>) -> anyhow::Result<Self> {
+        Self::start_each(&vec![wishes.worker.to_owned(); workers], wishes.gateway).await
+    }
+
+    /// Starts a gateway and a worker for each of `workers`, which are lines of its file, and waits until it is
+    /// ready; `gateway` are lines of the gateway's file.
+    pub async fn start_each(workers: &[String], gateway: &str) -> anyhow::Result<Self> {
         // The first run of `serve` makes the key and the admin token that a gateway goes on with.
         let left = Serve::start().await?.leave().await?;
         let folder = left.data.path();
@@ -38,10 +44,10 @@ impl Fleet {
         std::fs::write(&token, "a token for these tests\n").context("write the worker token")?;
 
         let mut started = Vec::new();
-        for at in 0..workers {
+        for (at, lines) in workers.iter().enumerate() {
             let listen = free_address()?;
             let config = folder.join(format!("worker-{at}.toml"));
-            let text = worker_config(listen, &token, wishes.worker);
+            let text = worker_config(listen, &token, lines);
             std::fs::write(&config, text).context("write a worker's configuration")?;
             started.push(Worker::spawn(&config, listen)?);
         }
@@ -52,7 +58,7 @@ impl Fleet {
         let (listen, admin_listen) = (free_address()?, free_address()?);
         let addresses: Vec<SocketAddr> = started.iter().map(Worker::address).collect();
         let mut text = gateway_config(listen, admin_listen, folder, &token);
-        text.push_str(wishes.gateway);
+        text.push_str(gateway);
         text.push_str(PRICES);
         for address in addresses {
             let _ = write!(text, "\n[[workers]]\naddress = \"http://{address}\"\n");
