@@ -191,7 +191,7 @@ async fn read(router: Arc<Router>, job: Job, progress: &Progress) -> anyhow::Res
     let mut stream =
         Stream { tokens: Vec::new(), arrivals: Vec::new(), moved: 0, recompute: GpuTime::ZERO };
     let mut works = 1;
-    while let Piece::Tokens(ids) = answer.next().await? {
+    while let Piece::Tokens { ids, .. } = answer.next().await? {
         if answer.work().len() > works {
             works = answer.work().len();
             stream.moved += job.prompt().len() + stream.tokens.len();

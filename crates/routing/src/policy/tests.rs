@@ -14,6 +14,7 @@ fn member(slot: u32, state: WorkerState) -> Arc<Member> {
         vocabulary: 10,
         stop_tokens: Vec::new(),
         weights: String::new(),
+        kind: domain::ModelKind::Text,
     };
     let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
     let worker = Arc::new(ScriptedWorker::new(info, files, 1));
