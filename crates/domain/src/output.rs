@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// The language an output must be a sentence of.
 ///
+/// An output ends where its sentence is complete and nothing can follow; JSON is written without spaces between
+/// its parts.
+///
 /// It is kept as it was written, never as the state of a machine: whoever goes on with an output
 /// replays its tokens and stands where the one before stood.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,9 +37,10 @@ pub struct OutputRules {
     pub format: Format,
     /// Tell each token's log-probability, and that of so many of the most probable ones.
     pub logprobs: Option<u32>,
-    /// Tokens before which it does not end by itself.
+    /// Tokens before which it does not end by itself, as long as its format lets it go on.
     pub min_tokens: u32,
-    /// A token that ends the model's turn does not end the output, and is part of it.
+    /// A token that ends the model's turn does not end the output, and is part of it; in a format it is not used
+    /// at all.
     pub ignore_eos: bool,
 }
 

@@ -280,14 +280,14 @@ impl Running {
         loop {
             let full = self.written() >= self.max_output;
             let Some(guide) = &mut self.guide else { return Outcome::Continues };
-            let end = match guide.next() {
-                None => return Outcome::Continues,
-                Some(Next::Complete) => End::Finished(FinishReason::Stop),
-                Some(Next::Nothing(reason)) => End::Failed(Failure::Format(reason.to_owned())),
-                Some(Next::Elsewhere) => End::Failed(Failure::Elsewhere),
-                Some(_) if full => End::Finished(FinishReason::Length),
-                Some(Next::Choice(_)) => return Outcome::Continues,
-                Some(Next::Forced(id)) => {
+            let Some(next) = guide.next() else { return Outcome::Continues };
+            let end = match next {
+                Next::Complete => End::Finished(FinishReason::Stop),
+                Next::Nothing(reason) => End::Failed(Failure::Format(reason.to_owned())),
+                Next::Elsewhere => End::Failed(Failure::Elsewhere),
+                Next::Forced(_) | Next::Choice(_) if full => End::Finished(FinishReason::Length),
+                Next::Choice(_) => return Outcome::Continues,
+                Next::Forced(id) => {
                     let paused = self.written() >= self.allowance;
                     if paused || self.output.logprobs.is_some() {
                         return Outcome::Continues;

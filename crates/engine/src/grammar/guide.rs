@@ -1,6 +1,8 @@
 //! Guides follow sequences on threads of their own, so that the step thread computes meanwhile.
 //!
-//! A guide has at most one thing to do at a time, so no more wait than there are sequences.
+//! A guide has at most one thing to do at a time, so no more wait than there are sequences. Going on comes before
+//! beginning, and one thread never begins: beginning may mean to replay a long output, or to find a long forced
+//! run, and nobody else's stream is to wait for that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,10 +55,20 @@ struct Desk {
 
 #[derive(Default)]
 struct Work {
-    tasks: VecDeque<Task>,
+    /// Sequences that wait to go on.
+    going: VecDeque<Task>,
+    /// Sequences that wait to begin.
+    beginning: VecDeque<Task>,
     /// Tasks done so far.
     finished: u64,
     over: bool,
+}
+
+/// Whether a thread also begins with sequences.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    Never,
+    Too,
 }
 
 struct Task {
@@ -87,10 +99,10 @@ impl Guides {
         let (work, ring) = (Mutex::default(), Box::new(ring));
         let desk = Arc::new(Desk { work, more: Condvar::new(), done: Condvar::new(), ring });
         let mut guides = Self { desk, threads: Vec::new() };
-        for _ in 0..THREADS {
+        for begins in THREADS {
             let desk = Arc::clone(&guides.desk);
             let builder = std::thread::Builder::new().name("engine-guide".to_owned());
-            guides.threads.push(builder.spawn(move || desk.serve())?);
+            guides.threads.push(builder.spawn(move || desk.serve(begins))?);
         }
         Ok(guides)
     }
@@ -131,7 +143,7 @@ impl Drop for Guides {
     fn drop(&mut self) {
         let mut work = self.desk.lock();
         work.over = true;
-        work.tasks.clear();
+        (work.going, work.beginning) = Default::default();
         drop(work);
         self.desk.more.notify_all();
         for thread in self.threads.drain(..) {
@@ -190,8 +202,14 @@ impl Guide {
 
     fn ask(&self, what: What) {
         let answer = Arc::clone(&self.answer);
-        self.desk.lock().tasks.push_back(Task { what, answer });
-        self.desk.more.notify_one();
+        let mut work = self.desk.lock();
+        let queue = match what {
+            What::Begin(..) => &mut work.beginning,
+            What::Advance(..) => &mut work.going,
+        };
+        queue.push_back(Task { what, answer });
+        drop(work);
+        self.desk.more.notify_all();
     }
 }
 
@@ -200,9 +218,9 @@ impl Desk {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what there is to do, until it is over.
-    fn serve(&self) {
-        while let Some(Task { what, answer }) = self.next() {
+    /// Does what there is to do, until it is over; beginning only if `begins`.
+    fn serve(&self, begins: Begins) {
+        while let Some(Task { what, answer }) = self.next(begins) {
             let began = Instant::now();
             let (matching, outlook) = match what {
                 What::Begin(language, output) => {
@@ -223,14 +241,18 @@ impl Desk {
         }
     }
 
-    fn next(&self) -> Option<Task> {
+    fn next(&self, begins: Begins) -> Option<Task> {
         let mut work = self.lock();
         loop {
             if work.over {
                 return None;
             }
-            if let Some(task) = work.tasks.pop_front() {
-                return Some(task);
+            let mut task = work.going.pop_front();
+            if task.is_none() && begins == Begins::Too {
+                task = work.beginning.pop_front();
+            }
+            if task.is_some() {
+                return task;
             }
             work = self.more.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
@@ -238,4 +260,4 @@ impl Desk {
 }
 
 /// Two, so that one slow language does not hold up all the others.
-const THREADS: usize = 2;
+const THREADS: [Begins; 2] = [Begins::Never, Begins::Too];

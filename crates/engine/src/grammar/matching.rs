@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use llguidance::Matcher;
+use llguidance::api::StopReason;
 
 use super::Mask;
 use super::language::told;
@@ -113,8 +114,12 @@ impl Matching {
     }
 
     fn nothing(&self) -> Outlook {
-        let reason =
-            self.matcher.get_error().map_or_else(|| NOTHING_FITS.to_owned(), |error| told(&error));
+        // The library has no words for this one, only a name.
+        let unnamed = StopReason::NoExtensionBias.to_string();
+        let reason = match self.matcher.get_error() {
+            Some(error) if !error.starts_with(&unnamed) => told(&error),
+            Some(_) | None => NOTHING_FITS.to_owned(),
+        };
         Outlook { forced: VecDeque::new(), then: Then::Nothing(reason) }
     }
 }
@@ -125,4 +130,4 @@ fn elsewhere() -> Outlook {
 
 /// Longer runs are cut, at the same place wherever they are computed.
 const MAX_RUN: usize = 4096;
-const NOTHING_FITS: &str = "no token can follow";
+const NOTHING_FITS: &str = "there is no text that fits it";

@@ -1,5 +1,7 @@
 //! Outputs in a format: valid, the same wherever they are computed and continued, and no trouble to others.
 
+#![expect(clippy::print_stdout, reason = "figures, for whoever runs it with --no-capture")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -466,7 +468,7 @@ fn end_is_panic(end: &Event) -> bool {
 
 /// What is said when the library has panicked.
 const PANICKED: &str = "cannot be compiled";
-const FUZZED: u32 = 40_000;
+const FUZZED: u32 = 1_500;
 
 const PIECES: &[&str] = &[
     "start: ",
@@ -558,8 +560,9 @@ fn hostile() -> Vec<Format> {
         .map(|number| json!({ "properties": { (format!("p{number}")): { "type": "string" } } }))
         .collect();
     let product: Vec<Value> = (0..12).map(|_| json!({ "anyOf": options })).collect();
-    let chain =
-        (0..4_000).map(|rule| format!("r{rule}: \"x\" r{}\n", rule + 1)).collect::<String>();
+    let chain: Vec<String> =
+        (0..4_000).map(|rule| format!("r{rule}: \"x\" r{}", rule + 1)).collect();
+    let chain = chain.join("\n");
     let definitions: serde_json::Map<String, Value> = (0..1_500)
         .map(|number| (format!("d{number}"), json!({ "$ref": format!("#/$defs/d{}", number + 1) })))
         .collect();
@@ -598,7 +601,7 @@ fn hostile() -> Vec<Format> {
         regex(format!("({}){{0,999}}", "a?".repeat(2_000))),
         grammar("start: start start | \"a\" | \"a\" start | start \"a\"".to_owned()),
         grammar("start: a a a a a a a a\na: | \"x\" a | a \"x\"".to_owned()),
-        grammar(format!("start: r0\n{chain}r4000: \"y\"")),
+        grammar(format!("start: r0\n{chain}\nr4000: \"y\"")),
         grammar(format!("start: A\nA: {}/x/", "~".repeat(100_000))),
         grammar(format!("start: {}\"x\"", "!".repeat(100_000))),
         grammar(format!("start: \"x\"{}", "+".repeat(100_000))),
@@ -612,7 +615,7 @@ fn hostile() -> Vec<Format> {
         grammar(format!("start: %json {{\"enum\":[{}1]}}", "1,".repeat(50_000))),
         grammar(format!(
             "start: A\n{}",
-            (0..4_000).map(|n| format!("A{n}: /x{n}.*/\n")).collect::<String>()
+            (0..4_000).map(|n| format!("A{n}: /x{n}.*/")).collect::<Vec<_>>().join("\n")
         )),
     ]
 }

@@ -88,7 +88,7 @@ fn word<'a>(dice: &mut Dice) -> &'a str {
 
 fn object(dice: &mut Dice, depth: u32) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
-    for _ in 0..1 + dice.roll(4) {
+    for _ in 0..=dice.roll(4) {
         let name = word(dice);
         if properties.insert(name.to_owned(), any(dice, depth)).is_none() && dice.roll(3) > 0 {
             required.push(name);

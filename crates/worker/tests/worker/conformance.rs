@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    CacheSalt, Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, NanoUsd, OutputRules,
-    ProjectId, Rent, RequestId, Sampling, Share, Usage,
+    CacheSalt, Capacity, ErrorKind, FinishReason, Format, GpuTime, IncarnationId, Logprobs,
+    ModelDigest, NanoUsd, OutputRules, ProjectId, Rent, RequestId, Sampling, Share, Usage,
 };
 use futures_util::StreamExt;
 use proto::{Event, Generation, Start, StateStream, Worker, WorkerError, WorkerState};
@@ -314,6 +314,82 @@ pub(crate) async fn a_worker_is_the_same_incarnation_as_long_as_it_lives(subject
     read(&mut generation, 0).await;
 
     assert_eq!(incarnation(&subject).await, before);
+}
+
+/// A start in a format, with log-probabilities; its output has forced runs.
+fn structured(subject: &Subject) -> Start {
+    let schema = r#"{"type":"object","properties":{"größe":{"type":"string","maxLength":9},
+        "sorte":{"const":"ziemlich lang und erzwungen"}},"required":["größe","sorte"],"additionalProperties":false}"#;
+    let output = OutputRules {
+        format: Format::JsonSchema(schema.into()),
+        logprobs: Some(3),
+        ..OutputRules::default()
+    };
+    Start { output, sampling: sampled(), ..subject.start(80) }
+}
+
+/// Tokens with their log-probabilities, and why it ended.
+async fn read_logprobs(generation: &mut Generation) -> (Vec<u32>, Vec<Logprobs>, FinishReason) {
+    let (mut tokens, mut told) = (Vec::new(), Vec::new());
+    loop {
+        match generation.next().await {
+            Some(Event::Tokens { ids, logprobs, .. }) => {
+                assert!(logprobs.is_empty() || logprobs.len() == ids.len());
+                tokens.extend(ids);
+                told.extend(logprobs);
+            }
+            Some(Event::Finished { reason, .. }) => return (tokens, told, reason),
+            other => panic!("expected tokens or an end, not {other:?}"),
+        }
+    }
+}
+
+pub(crate) async fn a_structured_sequence_goes_on_at_every_token(subject: Subject) {
+    for logprobs in [Some(3), None] {
+        let mut start = structured(&subject);
+        start.output.logprobs = logprobs;
+        let mut whole = subject.worker.generate(start.clone()).await.unwrap();
+        let (whole, told, reason) = read_logprobs(&mut whole).await;
+        assert_eq!(reason, FinishReason::Stop);
+        assert_eq!(told.len(), if logprobs.is_some() { whole.len() } else { 0 });
+
+        for at in 0..=whole.len() {
+            let start = Start { generated: whole[..at].to_vec(), ..start.clone() };
+            let mut rest = subject.worker.generate(start).await.unwrap();
+            let (rest, rest_told, reason) = read_logprobs(&mut rest).await;
+            assert_eq!(rest, whole[at..], "continued at {at}");
+            assert_eq!(rest_told, told[at.min(told.len())..], "continued at {at}");
+            assert_eq!(reason, FinishReason::Stop, "continued at {at}");
+        }
+    }
+}
+
+pub(crate) async fn a_format_that_cannot_be_compiled_is_the_clients_mistake(subject: Subject) {
+    let mut start = structured(&subject);
+    start.output.format = Format::Regex("(a".into());
+
+    let error = subject.worker.generate(start).await.err().unwrap();
+
+    assert!(matches!(error, WorkerError::Format(_)), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(!error.is_passing() && error.to_string().contains("unclosed group"), "{error}");
+}
+
+pub(crate) async fn a_format_without_a_way_out_is_the_clients_mistake(subject: Subject) {
+    let mut start = structured(&subject);
+    start.output.format = Format::Grammar("start: /[xy]/ more\nmore: \"z\" more".into());
+    let mut generation = subject.worker.generate(start).await.unwrap();
+
+    let end = loop {
+        match generation.next().await.unwrap() {
+            Event::Tokens { .. } => {}
+            end => break end,
+        }
+    };
+
+    let Event::Failed { error, usage: Some(usage) } = end else { panic!("{end:?}") };
+    assert!(matches!(error, WorkerError::Format(_)), "{error:?}");
+    assert!(usage.gpu.nanos() > 0, "what was computed has an owner");
 }
 
 /// Which life of itself a worker says this is.

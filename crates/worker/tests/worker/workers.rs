@@ -59,6 +59,25 @@ conforms_in_all!(engine_in_process, async { local().0 });
 conforms_in_all!(engine_over_pipes, async { over_pipes() });
 conforms_in_all!(engine_over_a_socket, over_a_socket(local().0));
 
+/// What only a worker with a model of language can do.
+macro_rules! keeps_formats {
+    ($name:ident, $subject:expr) => {
+        conforms!(
+            $name,
+            $subject,
+            [
+                a_structured_sequence_goes_on_at_every_token,
+                a_format_that_cannot_be_compiled_is_the_clients_mistake,
+                a_format_without_a_way_out_is_the_clients_mistake,
+            ]
+        );
+    };
+}
+
+keeps_formats!(formats_in_process, async { local().0 });
+keeps_formats!(formats_over_pipes, async { over_pipes() });
+keeps_formats!(formats_over_a_socket, over_a_socket(local().0));
+
 fn scripted() -> Subject {
     let info = ModelInfo {
         name: ModelName::new("scripted"),
