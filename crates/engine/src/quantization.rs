@@ -142,7 +142,8 @@ pub(crate) fn quantize(weights: &Tensor, kind: GgmlDType) -> Result<QTensor> {
         let quantize = |first: usize| {
             let piece = weights.narrow(0, first, rows.min(outputs - first));
             scope.spawn(move || {
-                let numbers = piece?.to_dtype(DType::F32)?;
+                // A copy, for a view has all of the storage behind it.
+                let numbers = piece?.to_dtype(DType::F32)?.copy()?;
                 Ok(QTensor::quantize(&numbers, kind)?.data()?.into_owned())
             })
         };

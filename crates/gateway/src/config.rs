@@ -260,32 +260,15 @@ impl RawGateway {
             cache,
             limits,
         } = self;
-        if tls.is_none() && !allow_plaintext && !listen.ip().is_loopback() {
-            let message = "other machines would be served without TLS; configure [tls], listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
-            problems.add("listen", message);
-        }
-        if !allow_plaintext && !admin_listen.ip().is_loopback() {
-            let message = "the admin listener has no TLS; listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
-            problems.add("admin_listen", message);
-        }
+        let listeners = Listeners { listen, admin_listen, allow_plaintext };
+        listeners.check(tls.is_some(), &mut problems);
         for (at, worker) in workers.iter().enumerate() {
             if !worker.address.starts_with("http://") {
                 let message = format!("`{}` must be written as http://host:port", worker.address);
                 problems.add(format!("workers[{at}].address"), message);
             }
         }
-        if let Some(url) = &database {
-            if !["postgres://", "postgresql://"].iter().any(|start| url.expose().starts_with(start))
-            {
-                let message = "must be written as postgres://user:password@host:port/database";
-                problems.add("database", message);
-            }
-            if pepper_file.is_none() {
-                let message =
-                    "is needed with `database`: gateways must hash keys with the same pepper";
-                problems.add("pepper_file", message);
-            }
-        }
+        check_database(database.as_ref(), pepper_file.is_some(), &mut problems);
         if gpu_time_markup_percent == 0 {
             problems.add("gpu_time_markup_percent", "must be at least 1; 100 charges what it cost");
         }
@@ -320,6 +303,39 @@ impl RawGateway {
             flow: limits.check(&mut problems),
         };
         problems.into_result(settings)
+    }
+}
+
+/// Where clients and administrators connect.
+struct Listeners {
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
+    allow_plaintext: bool,
+}
+
+impl Listeners {
+    fn check(&self, has_tls: bool, problems: &mut Problems) {
+        if !has_tls && !self.allow_plaintext && !self.listen.ip().is_loopback() {
+            let message = "other machines would be served without TLS; configure [tls], listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
+            problems.add("listen", message);
+        }
+        if !self.allow_plaintext && !self.admin_listen.ip().is_loopback() {
+            let message = "the admin listener has no TLS; listen on 127.0.0.1, or set `allow_plaintext = true` behind a proxy that ends TLS";
+            problems.add("admin_listen", message);
+        }
+    }
+}
+
+fn check_database(database: Option<&Secret<String>>, has_pepper: bool, problems: &mut Problems) {
+    if let Some(url) = database {
+        if !["postgres://", "postgresql://"].iter().any(|start| url.expose().starts_with(start)) {
+            let message = "must be written as postgres://user:password@host:port/database";
+            problems.add("database", message);
+        }
+        if !has_pepper {
+            let message = "is needed with `database`: gateways must hash keys with the same pepper";
+            problems.add("pepper_file", message);
+        }
     }
 }
 

@@ -97,31 +97,7 @@ pub async fn run(
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
     let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
     let router = router(&settings, in_process)?;
-    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache.clone()));
-    let parts = AdmissionParts {
-        gateway: stores.gateway,
-        directory: Arc::clone(&directory),
-        quota: Arc::clone(&stores.quota) as _,
-        ledger: Arc::clone(&stores.ledger) as _,
-        clock: Arc::clone(&clock),
-    };
-    let prices = settings.prices.clone();
-    let gateway = Arc::new(Gateway::new(Parts {
-        admission: Admission::new(parts),
-        catalog: Catalog::new(
-            Arc::clone(&router),
-            Arc::clone(&directory),
-            prices,
-            settings.gpu_time_markup_percent,
-        )
-        .sharing(settings.shares.clone()),
-        router: Arc::clone(&router),
-        cache,
-        metrics: Metrics::new()?,
-        clock: Arc::clone(&clock),
-        settings: settings.flow,
-    }));
-
+    let gateway = assemble(&settings, &stores, &directory, &router, &clock)?;
     let tenants = Arc::clone(&stores.tenants);
     let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
     let database = stores.database.clone();
@@ -163,6 +139,40 @@ pub async fn run(
     stores.quota.give_back().await;
     drop(background);
     Ok(())
+}
+
+/// The part that answers requests.
+fn assemble(
+    settings: &GatewaySettings,
+    stores: &Stores,
+    directory: &Arc<Directory>,
+    router: &Arc<Router>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Gateway>, GatewayError> {
+    let cache = (!stores.cache.is_empty()).then(|| Cache::new(stores.cache.clone()));
+    let parts = AdmissionParts {
+        gateway: stores.gateway,
+        directory: Arc::clone(directory),
+        quota: Arc::clone(&stores.quota) as _,
+        ledger: Arc::clone(&stores.ledger) as _,
+        clock: Arc::clone(clock),
+    };
+    let prices = settings.prices.clone();
+    Ok(Arc::new(Gateway::new(Parts {
+        admission: Admission::new(parts),
+        catalog: Catalog::new(
+            Arc::clone(router),
+            Arc::clone(directory),
+            prices,
+            settings.gpu_time_markup_percent,
+        )
+        .sharing(settings.shares.clone()),
+        router: Arc::clone(router),
+        cache,
+        metrics: Metrics::new()?,
+        clock: Arc::clone(clock),
+        settings: settings.flow.clone(),
+    })))
 }
 
 /// What goes on beside the answering of requests.

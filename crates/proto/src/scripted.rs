@@ -141,7 +141,7 @@ impl Worker for ScriptedWorker {
     async fn watch(&self) -> Result<StateStream, WorkerError> {
         let changes = tokio_stream::wrappers::WatchStream::new(self.load.changed.subscribe());
         let (load, model) = (Arc::clone(&self.load), self.model.clone());
-        let (incarnation, total_blocks) = (self.incarnation, self.capacity);
+        let (incarnation, total_blocks, pace) = (self.incarnation, self.capacity, self.pace);
         let states = changes.map(move |()| {
             let running = load.running.load(Ordering::SeqCst);
             let Books { rent, accounts } = *load.books();
@@ -151,6 +151,8 @@ impl Worker for ScriptedWorker {
                 free_blocks: total_blocks.saturating_sub(running),
                 total_blocks,
                 running,
+                first_token_in: pace,
+                step_time: pace,
                 stage: if load.draining.load(Ordering::SeqCst) {
                     Stage::Draining
                 } else {

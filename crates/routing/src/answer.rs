@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use domain::{
-    CacheSalt, FinishReason, GpuTime, Job, Logprobs, ModelName, NanoUsd, Stage, Times, Usage, Work,
+    CacheSalt, FinishReason, Format, GpuTime, Job, Logprobs, ModelName, NanoUsd, Stage, Times,
+    Usage, Work,
 };
 use proto::{Event, Start, WorkerError};
 use tokio::sync::watch;
@@ -219,7 +220,9 @@ impl Answer {
     /// Why there is nothing to go on with, if there is not.
     fn is_over(&self) -> Option<FinishReason> {
         let full = self.start.generated.len() >= self.start.max_output as usize;
-        // Only the word that it ended was lost.
+        // Only the word that it ended was lost. An output in a format may have been complete with its last
+        // token, which another worker can tell.
+        let full = full && self.start.output.format == Format::Text;
         self.stop.or(full.then_some(FinishReason::Length))
     }
 
