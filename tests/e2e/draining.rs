@@ -103,7 +103,7 @@ async fn check(fleet: &Fleet, events: Events, undisturbed: &str) -> anyhow::Resu
 
 const UNCACHED: Wishes<'static> =
     Wishes { gateway: "[cache]\nenabled = false\n[limits]\nqueue_timeout = \"30s\"\n", worker: "" };
-const SHORT: Wishes<'static> = Wishes { worker: "drain_timeout = \"200ms\"\n", ..UNCACHED };
+const SHORT: Wishes<'static> = Wishes { worker: "drain_timeout = \"500ms\"\n", ..UNCACHED };
 /// Longer than any worker here stays.
-const ANSWER: u32 = 1_500;
+const ANSWER: u32 = 1_900;
 const LIMIT: Duration = Duration::from_secs(20);

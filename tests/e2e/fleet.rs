@@ -108,7 +108,7 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_runs() -> anyhow::Result
     let status = fleet.worker(at).ended(LIMIT).await?;
     assert!(status.success(), "{status}");
     let log = fleet.gateway.process().stderr();
-    assert!(!log.contains("goes on elsewhere"), "it was cut off: {log}");
+    assert!(!log.contains("sequence leaves its worker"), "it was cut off: {log}");
     fleet.admin().quiet().await
 }
 
@@ -142,7 +142,7 @@ async fn check_goes_on(fleet: &mut Fleet, events: Events, undisturbed: &str) -> 
     let told = events.rest().await?;
     assert!(told.done, "{told:?}");
     assert_eq!(told.text(), undisturbed, "{:?}", fleet.gateway.process().stderr());
-    fleet.gateway.process().logged("goes on elsewhere", LIMIT).await?;
+    fleet.gateway.process().logged("sequence leaves its worker", LIMIT).await?;
     fleet.admin().quiet().await?;
     let row = Ledger::open(fleet.data()).await?.row(told.request_id()).await?;
     assert_eq!((row.outcome.as_str(), row.charge), ("length", price(17, 400)), "{row:?}");

@@ -65,7 +65,7 @@ async fn check(seed: u64) -> anyhow::Result<()> {
             say(&format!("stream {number} differs:\n  {one:?}\n  {other:?}"));
         }
     }
-    let moved = fleet.gateway.process().stderr().matches("goes on elsewhere").count();
+    let moved = fleet.gateway.process().stderr().matches("sequence leaves its worker").count();
     let found = verified(&fleet).await?;
     say(&format!(
         "vanishing: {STREAMS} streams, {all} pieces of output, workers gone at {moments:?} as {fates:?}, \

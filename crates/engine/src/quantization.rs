@@ -142,8 +142,10 @@ pub(crate) fn quantize(weights: &Tensor, kind: GgmlDType) -> Result<QTensor> {
         let quantize = |first: usize| {
             let piece = weights.narrow(0, first, rows.min(outputs - first));
             scope.spawn(move || {
+                let piece = piece?;
                 // A copy, for a view has all of the storage behind it.
-                let numbers = piece?.to_dtype(DType::F32)?.copy()?;
+                let numbers = piece.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let numbers = Tensor::from_vec(numbers, piece.dims2()?, &Device::Cpu)?;
                 Ok(QTensor::quantize(&numbers, kind)?.data()?.into_owned())
             })
         };

@@ -20,7 +20,7 @@ type Lie = fn(&Start) -> Result<Play, WorkerError>;
 
 const LIES: &[(&str, Lie)] = &[
     ("unknown tokens", |start| then_silence(vec![tokens(start, vec![1_000_000])])),
-    ("a gap", |start| {
+    ("a gap", |_| {
         let gpu = GpuTime::ZERO;
         then_silence(vec![Event::Tokens { first: 99, ids: vec![1], gpu, logprobs: Vec::new() }])
     }),
