@@ -24,6 +24,7 @@ mod relay;
 mod reply;
 mod server;
 mod text;
+mod tools;
 
 pub use config::{GatewaySettings, RawGateway, RawPrice, TlsSettings, WorkerAddress};
 pub use installation::{

@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use domain::{CacheSalt, FinishReason, GpuTime, Job, ModelName, NanoUsd, Times, Usage, Work};
+use domain::{
+    CacheSalt, FinishReason, GpuTime, Job, Logprobs, ModelName, NanoUsd, Times, Usage, Work,
+};
 use proto::{Control, Event, Start, WorkerError};
 
 use crate::error::RouteError;
@@ -49,10 +51,15 @@ struct Spent {
 }
 
 /// What comes next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
     /// New tokens.
-    Tokens(Vec<u32>),
+    Tokens {
+        /// Their ids.
+        ids: Vec<u32>,
+        /// For each of them, if that was asked for; else empty.
+        logprobs: Vec<Logprobs>,
+    },
     /// The end.
     Finished(FinishReason),
 }
@@ -115,13 +122,18 @@ impl Answer {
     pub async fn next(&mut self) -> Result<Piece, RouteError> {
         loop {
             let failure = match self.placed.generation.next().await {
-                Some(Event::Tokens { first, ids, gpu, .. }) => match self.fresh(first, ids) {
-                    Ok(ids) => {
-                        self.book(gpu);
-                        return Ok(self.deliver(ids));
+                Some(Event::Tokens { first, ids, gpu, mut logprobs }) => {
+                    let told = ids.len();
+                    match self.fresh(first, ids) {
+                        Ok(ids) => {
+                            self.book(gpu);
+                            // Those of tokens that were delivered before.
+                            logprobs.drain(..(told - ids.len()).min(logprobs.len()));
+                            return Ok(self.deliver(ids, logprobs));
+                        }
+                        Err(failure) => failure,
                     }
-                    Err(failure) => failure,
-                },
+                }
                 Some(Event::Finished { reason, usage }) => return Ok(self.finish(reason, &usage)),
                 Some(Event::HandedOver { usage }) => {
                     self.hear_last_word(&usage);
@@ -162,10 +174,10 @@ impl Answer {
         Ok(ids)
     }
 
-    fn deliver(&mut self, ids: Vec<u32>) -> Piece {
+    fn deliver(&mut self, ids: Vec<u32>, logprobs: Vec<Logprobs>) -> Piece {
         self.start.generated.extend_from_slice(&ids);
         self.used.usage.completion_tokens = self.start.generated.len() as u32;
-        Piece::Tokens(ids)
+        Piece::Tokens { ids, logprobs }
     }
 
     /// Books the time that new tokens took.

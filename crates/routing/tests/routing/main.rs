@@ -66,6 +66,7 @@ fn job(max_output: u32) -> Job {
         context_length: 4096,
         prompt: vec![1, 2, 3].into(),
         max_output: Some(max_output),
+        choices: 1,
         sampling: Sampling::greedy(),
         output: OutputRules::default(),
         stop: Vec::new(),
@@ -81,7 +82,7 @@ async fn read(answer: &mut Answer) -> Result<(Vec<u32>, FinishReason), RouteErro
     let mut tokens = Vec::new();
     loop {
         match answer.next().await? {
-            Piece::Tokens(ids) => tokens.extend(ids),
+            Piece::Tokens { ids, .. } => tokens.extend(ids),
             Piece::Finished(reason) => return Ok((tokens, reason)),
         }
     }
@@ -216,6 +217,7 @@ async fn a_model_nobody_serves_has_no_worker() {
         context_length: 10,
         prompt: vec![1].into(),
         max_output: Some(1),
+        choices: 1,
         sampling: Sampling::greedy(),
         output: OutputRules::default(),
         stop: Vec::new(),
