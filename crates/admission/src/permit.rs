@@ -18,7 +18,10 @@ pub struct Permit {
     shared: Arc<Shared>,
     admitted: Admitted,
     price: Price,
-    max_output: u32,
+    /// Most tokens of all its sequences together.
+    total_output: u32,
+    /// Sequences that answer it.
+    choices: u32,
     /// The caller's own bound on this request.
     bound: Quantity,
     /// Whether a rule or the caller bounds its GPU time; estimates of it count only then.
@@ -71,7 +74,8 @@ impl Permit {
             shared,
             admitted,
             price: *job.price(),
-            max_output: job.max_output(),
+            total_output: job.total_output(),
+            choices: job.choices(),
             bound: bound_of(job),
             bounds_gpu: bounds_gpu || job.bound().gpu.is_some(),
             rates: grant.rates,
@@ -92,7 +96,7 @@ impl Permit {
         &self.rates
     }
 
-    /// Tokens paid for, in total; at least 1.
+    /// Tokens paid for, in total: at least 1 for each of the job's sequences.
     pub fn allowance(&self) -> u32 {
         self.with_lease(|lease| lease.allowance)
     }
@@ -101,7 +105,7 @@ impl Permit {
     pub fn runs_short(&self) -> bool {
         self.with_lease(|lease| {
             let left = lease.allowance.saturating_sub(lease.usage.completion_tokens);
-            lease.allowance < self.max_output && left <= SLICE_TOKENS / 2
+            lease.allowance < self.total_output && left <= self.slice() / 2
         })
     }
 
@@ -109,7 +113,7 @@ impl Permit {
     pub fn is_used_up(&self) -> bool {
         self.with_lease(|lease| {
             let produced = lease.usage.completion_tokens;
-            produced >= lease.allowance && produced < self.max_output
+            produced >= lease.allowance && produced < self.total_output
         })
     }
 
@@ -142,7 +146,7 @@ impl Permit {
     /// Holds another slice, or says why not: without an answer a hard budget gives nothing.
     pub async fn extend(&self) -> Extension {
         let lease = self.with_lease(|lease| *lease);
-        let target = lease.allowance.saturating_add(SLICE_TOKENS).min(self.max_output);
+        let target = lease.allowance.saturating_add(self.slice()).min(self.total_output);
         let more = |tokens| self.needed(&lease, tokens).beyond(&lease.held);
         let allowed = self.bound.beyond(&lease.held);
         let (least, most) = (more(lease.allowance.saturating_add(1)), more(target).min(&allowed));
@@ -233,9 +237,10 @@ impl Permit {
         if self.bounds_gpu { needed } else { Quantity { gpu: GpuTime::ZERO, ..needed } }
     }
 
-    /// The longest output that what is held pays for; at least 1, as the hold began with one.
+    /// The longest output that what is held pays for; at least a token of each sequence, as the hold began
+    /// with that.
     fn affordable(&self, lease: &Lease) -> u32 {
-        let (mut low, mut high) = (1, self.max_output);
+        let (mut low, mut high) = (self.choices, self.total_output);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if self.needed(lease, middle).beyond(&lease.held) == Quantity::ZERO {
@@ -245,6 +250,10 @@ impl Permit {
             }
         }
         low
+    }
+
+    fn slice(&self) -> u32 {
+        SLICE_TOKENS.saturating_mul(self.choices)
     }
 
     fn with_lease<T>(&self, use_it: impl FnOnce(&mut Lease) -> T) -> T {
@@ -272,5 +281,5 @@ impl Receipt {
     }
 }
 
-/// Tokens held at a time while a stream runs.
+/// Tokens held at a time while a stream runs, for each of its sequences.
 pub(crate) const SLICE_TOKENS: u32 = 64;

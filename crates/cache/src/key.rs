@@ -24,9 +24,10 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// The key of `job`, asked in `scope`; `None` if the same job could give another answer.
+    /// The key of `job`, asked in `scope`; `None` if the same job could give another answer, or one that
+    /// [`CachedAnswer`](crate::CachedAnswer) cannot hold: several texts, or what is told of each token.
     pub fn of(scope: &Scope, job: &Job) -> Option<Self> {
-        if !job.reproducible() {
+        if !job.reproducible() || job.choices() > 1 || job.output().logprobs.is_some() {
             return None;
         }
         // The keys of a project share its answers; a new level of the tree must be considered here.
@@ -190,6 +191,7 @@ mod tests {
             context_length: _,
             prompt,
             max_output,
+            choices: _, // more than one has no key
             sampling: _,
             output,
             stop,
@@ -212,8 +214,6 @@ mod tests {
         for (name, output) in [
             ("format", OutputRules { format: Format::JsonObject, ..output.clone() }),
             ("format, other", OutputRules { format: schema, ..output.clone() }),
-            ("logprobs", OutputRules { logprobs: Some(0), ..output.clone() }),
-            ("logprobs, more", OutputRules { logprobs: Some(1), ..output.clone() }),
             ("min_tokens", OutputRules { min_tokens: 1, ..output.clone() }),
             ("ignore_eos", OutputRules { ignore_eos: true, ..output.clone() }),
         ] {
@@ -364,6 +364,17 @@ mod tests {
         let parts = JobParts { reproducible: false, ..greedy_parts() };
 
         assert_eq!(CacheKey::of(&scope(1), &Job::new(parts).unwrap()), None);
+    }
+
+    #[test]
+    fn an_answer_that_would_not_be_kept_whole_has_no_key() {
+        let several = JobParts { choices: 2, ..greedy_parts() };
+        let output = OutputRules { logprobs: Some(0), ..OutputRules::default() };
+        let told_more_of = JobParts { output, ..greedy_parts() };
+
+        for parts in [several, told_more_of] {
+            assert_eq!(CacheKey::of(&scope(1), &Job::new(parts).unwrap()), None);
+        }
     }
 
     #[test]

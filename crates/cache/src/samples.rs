@@ -28,6 +28,7 @@ pub(crate) fn greedy_parts() -> JobParts {
         context_length: 100,
         prompt: vec![1, 2, 3].into(),
         max_output: Some(10),
+        choices: 1,
         sampling: Sampling::greedy(),
         output: OutputRules::default(),
         stop: Vec::new(),

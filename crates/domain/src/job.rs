@@ -21,6 +21,8 @@ pub struct JobParts {
     pub prompt: Arc<[u32]>,
     /// Most tokens to produce, if the caller said so. The context bounds it in any case.
     pub max_output: Option<u32>,
+    /// How many sequences answer it, each drawn by itself. At least 1.
+    pub choices: u32,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// What is asked of the output beside that.
@@ -146,6 +148,24 @@ impl Job {
         self.max_output
     }
 
+    /// How many sequences answer it; at least 1.
+    pub fn choices(&self) -> u32 {
+        self.parts.choices.max(1)
+    }
+
+    /// Most tokens that all of its sequences produce together.
+    pub fn total_output(&self) -> u32 {
+        self.max_output.saturating_mul(self.choices())
+    }
+
+    /// The job of one of its sequences. The first one is what the job would be if it had only that one.
+    #[must_use]
+    pub fn choice(&self, index: u32) -> Self {
+        let sampling = self.parts.sampling.of_choice(index);
+        let parts = JobParts { choices: 1, sampling, ..self.parts.clone() };
+        Self { parts, max_output: self.max_output, session: self.session }
+    }
+
     /// How tokens are chosen.
     pub const fn sampling(&self) -> &Sampling {
         &self.parts.sampling
@@ -195,6 +215,7 @@ mod tests {
             context_length: 100,
             prompt: vec![1; prompt].into(),
             max_output,
+            choices: 1,
             sampling: Sampling::greedy(),
             output: OutputRules::default(),
             stop: Vec::new(),
@@ -208,6 +229,18 @@ mod tests {
     #[test]
     fn an_unbounded_request_is_bounded_by_the_context() {
         assert_eq!(Job::new(parts(30, None)).unwrap().max_output(), 70);
+    }
+
+    #[test]
+    fn the_first_of_several_choices_is_the_only_one_of_a_job_that_has_one() {
+        let sampling = Sampling { temperature: 1.0, seed: 7, ..Sampling::greedy() };
+        let one = Job::new(JobParts { sampling, ..parts(30, Some(10)) }).unwrap();
+        let three = Job::new(JobParts { choices: 3, ..one.parts.clone() }).unwrap();
+        assert_eq!(three.total_output(), 30);
+        assert_eq!(three.choice(0).sampling(), one.sampling());
+        let seeds: Vec<u64> = (0..3).map(|index| three.choice(index).sampling().seed).collect();
+        assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2]);
+        assert_eq!(three.choice(2).choices(), 1);
     }
 
     #[test]

@@ -43,4 +43,20 @@ impl Sampling {
             seed: 0,
         }
     }
+
+    /// The same for one of several sequences. The first keeps the seed; every other draws from one that
+    /// depends on the seed and its index alone.
+    #[must_use]
+    pub fn of_choice(&self, index: u32) -> Self {
+        let seed = if index == 0 { self.seed } else { mix(self.seed ^ mix(u64::from(index))) };
+        Self { seed, ..self.clone() }
+    }
+}
+
+/// A bijection that leaves nothing recognizable of its input (the finalizer of SplitMix64).
+const fn mix(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
 }

@@ -1,11 +1,19 @@
 //! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
 
-use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OwnBound, Priority, Sampling};
+mod rules;
+mod tools;
+
+use std::sync::Arc;
+
+use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OutputRules, OwnBound, Priority, Sampling};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
 use crate::fields::{Fields, wrong_type};
+use crate::tools::Tools;
+
+pub(crate) use tools::tools;
 
 /// A request for an answer.
 #[derive(Clone, Debug)]
@@ -14,9 +22,18 @@ pub(crate) struct Call {
     pub(crate) prompt: Prompt,
     /// `None`: as much as the context allows.
     pub(crate) max_output: Option<u32>,
+    /// Sequences that answer it.
+    pub(crate) choices: u32,
     pub(crate) sampling: Sampling,
     /// The caller asked for reproducible sampling, or for none.
     pub(crate) reproducible: bool,
+    /// What is asked of the output beside that, before tools have their say.
+    pub(crate) output: OutputRules,
+    /// The field that asks for a form, if one does.
+    pub(crate) format_field: Option<String>,
+    /// What may be called.
+    pub(crate) tools: Option<Arc<Tools>>,
+    pub(crate) priority: Priority,
     pub(crate) stop: Vec<String>,
     pub(crate) delivery: Delivery,
     pub(crate) bound: OwnBound,
@@ -26,7 +43,11 @@ pub(crate) struct Call {
 #[derive(Clone, Debug)]
 pub(crate) enum Prompt {
     /// Messages for the model's chat template, checked and reduced to what templates read.
-    Chat(Vec<Value>),
+    Chat {
+        messages: Vec<Value>,
+        /// What may be called, in the words that templates read.
+        tools: Vec<Value>,
+    },
     /// Plain text.
     Text(String),
     /// Token ids.
@@ -37,7 +58,7 @@ impl Prompt {
     /// About how many bytes of text or ids it holds.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Chat(messages) => messages.iter().map(text_bytes).sum(),
+            Self::Chat { messages, tools } => messages.iter().chain(tools).map(text_bytes).sum(),
             Self::Text(text) => text.len(),
             Self::Tokens(ids) => ids.len() * size_of::<u32>(),
         }
@@ -46,7 +67,7 @@ impl Prompt {
     /// The request field it came from.
     pub(crate) const fn field(&self) -> &'static str {
         match self {
-            Self::Chat(_) => "messages",
+            Self::Chat { .. } => "messages",
             Self::Text(_) | Self::Tokens(_) => "prompt",
         }
     }
@@ -79,14 +100,21 @@ impl Call {
         fields: &Fields<'_>,
         prompt: Prompt,
         max_output: Option<u32>,
+        logprobs: Option<u32>,
     ) -> Result<Self, Failure> {
         refuse_unsupported(fields)?;
+        let (output, format_field) = rules::rules(fields, logprobs, max_output)?;
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
         let sampling = sampling(fields, seed)?;
         Ok(Self {
             model: ModelName::new(fields.required_text("model")?),
             prompt,
             max_output,
+            choices: choices(fields)?,
+            output,
+            format_field,
+            tools: None,
+            priority: priority(fields)?,
             reproducible: sampling.temperature == 0.0 || seed.is_some(),
             sampling,
             stop: stop(fields)?,
@@ -130,16 +158,6 @@ pub(crate) fn bound_from_headers(
     Ok(OwnBound { money, gpu: gpu.transpose()? })
 }
 
-/// How urgent a request says it is.
-pub(crate) fn priority_from_header(asked: Option<&str>) -> Result<Option<Priority>, Failure> {
-    let named = |name: &str| Priority::ALL.into_iter().find(|known| known.name() == name.trim());
-    let unknown = || {
-        let message = format!("`{PRIORITY}` must be interactive, standard or batch");
-        Failure::invalid(PRIORITY, message)
-    };
-    asked.map(|name| named(name).ok_or_else(unknown)).transpose()
-}
-
 /// A number for the conversation that a caller names.
 pub(crate) fn session_number(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
@@ -147,6 +165,19 @@ pub(crate) fn session_number(name: &str) -> u64 {
 }
 
 impl Call {
+    /// The same, as urgent as a header says, if it says so.
+    pub(crate) fn as_urgent_as(mut self, header: Option<&str>) -> Result<Self, Failure> {
+        let Some(word) = header else { return Ok(self) };
+        let named = Priority::ALL.into_iter().find(|priority| priority.name() == word.trim());
+        let Some(priority) = named else {
+            let names = Priority::ALL.map(Priority::name).join(", ");
+            let message = format!("`{PRIORITY_HEADER}` must be one of {names}, not `{word}`");
+            return Err(Failure::invalid(PRIORITY_HEADER, message));
+        };
+        self.priority = priority;
+        Ok(self)
+    }
+
     /// The same, bounded by `other` too.
     pub(crate) fn bounded_by(mut self, other: OwnBound) -> Self {
         fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
@@ -175,6 +206,30 @@ fn gpu_millis(millis: i64) -> GpuTime {
 pub(crate) fn max_output(fields: &Fields<'_>, name: &str) -> Result<Option<u32>, Failure> {
     let tokens = fields.integer(name, 1..=i64::from(u32::MAX))?;
     Ok(tokens.and_then(|tokens| u32::try_from(tokens).ok()))
+}
+
+/// How many answers are asked for. The best of several is not chosen here.
+fn choices(fields: &Fields<'_>) -> Result<u32, Failure> {
+    let count = fields.integer("n", 1..=MAX_CHOICES)?.unwrap_or(1);
+    let best_of = fields.integer("best_of", 1..=i64::from(u32::MAX))?.unwrap_or(count);
+    if best_of != count {
+        let message = format!("`best_of` must be `n`, which is {count}; leave it out");
+        return Err(Failure::invalid("best_of", message));
+    }
+    Ok(count as u32)
+}
+
+fn priority(fields: &Fields<'_>) -> Result<Priority, Failure> {
+    match fields.text("service_tier")? {
+        None | Some("auto" | "default") => Ok(Priority::Standard),
+        Some("priority") => Ok(Priority::Interactive),
+        Some("flex") => Ok(Priority::Batch),
+        Some(other) => {
+            let message =
+                format!("`service_tier` must be auto, default, priority or flex, not `{other}`");
+            Err(Failure::invalid("service_tier", message))
+        }
+    }
 }
 
 fn sampling(fields: &Fields<'_>, seed: Option<i64>) -> Result<Sampling, Failure> {
@@ -269,26 +324,11 @@ fn delivery(fields: &Fields<'_>) -> Result<Delivery, Failure> {
 
 /// Fields that would change the answer, and that this server does not honour yet.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Failure> {
-    for name in ["n", "best_of"] {
-        if fields.integer(name, 1..=128)?.is_some_and(|count| count != 1) {
-            return Err(Failure::invalid(name, format!("`{name}` must be 1; send more requests")));
-        }
-    }
-    for name in ["tools", "functions"] {
-        if fields.list(name)?.is_some_and(|list| !list.is_empty()) {
-            return Err(unsupported(name));
-        }
-    }
     let asked = |name| fields.value(name).filter(|value| !matches!(value, Value::Bool(false)));
-    for name in ["logprobs", "top_logprobs", "echo", "suffix"] {
+    for name in ["echo", "suffix"] {
         if asked(name).is_some_and(|value| value.as_str() != Some("")) {
             return Err(unsupported(name));
         }
-    }
-    if let Some(format) = fields.object("response_format")?
-        && format.required_text("type")? != "text"
-    {
-        return Err(unsupported("response_format.type"));
     }
     Ok(())
 }
@@ -299,8 +339,13 @@ fn unsupported(name: &str) -> Failure {
     failure
 }
 
+/// Where a client says how urgent a request is whose library has no field for it.
+pub(crate) const PRIORITY_HEADER: &str = "x-tollgate-priority";
+/// Tokens whose log-probability is told beside each token's own.
+pub(crate) const MAX_TOP_LOGPROBS: i64 = 20;
+/// Sequences of one request: each is a place on a worker.
+const MAX_CHOICES: i64 = 8;
 const MAX_COST: &str = "max_cost_usd";
-const PRIORITY: &str = "x-tollgate-priority";
 const MAX_GPU: &str = "max_gpu_ms";
 /// A day.
 const MAX_GPU_MILLIS: i64 = 86_400_000;

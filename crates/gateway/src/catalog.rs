@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use admission::{Caller, Directory};
 use domain::{
-    ErrorKind, Job, JobParts, ModelDigest, ModelInfo, ModelName, OutputRules, Price, Priority,
+    ErrorKind, Format, Job, JobParts, ModelInfo, ModelName, OutputRules, Price, Priority,
     RequestId, Share,
 };
 use routing::{Router, Served};
+use serde_json::json;
 
 use crate::call::Call;
 use crate::config::Shares;
 use crate::failure::Failure;
 use crate::text::{ModelText, TextError};
+use crate::tools::{self, ToolChoice};
 
 /// The models that can be asked for.
 pub(crate) struct Catalog {
@@ -91,7 +93,7 @@ impl Catalog {
                 Some(model) if model.info.digest == served.info.digest => {
                     Ok(Arc::clone(&model.text))
                 }
-                _ => self.read_text(&served.info.digest).await,
+                _ => self.read_text(&served.info).await,
             };
             match text {
                 Ok(text) => self.offer(Model { info: served.info, text, price }),
@@ -102,14 +104,17 @@ impl Catalog {
         }
     }
 
-    async fn read_text(&self, digest: &ModelDigest) -> Result<Arc<ModelText>, OfferError> {
-        let files = self.router.model_files(digest).await?;
-        let text = tokio::task::spawn_blocking(move || ModelText::new(&files)).await??;
+    async fn read_text(&self, info: &ModelInfo) -> Result<Arc<ModelText>, OfferError> {
+        let files = self.router.model_files(&info.digest).await?;
+        let stop_tokens = info.stop_tokens.clone();
+        let read = move || ModelText::new(&files, &stop_tokens);
+        let text = tokio::task::spawn_blocking(read).await??;
         Ok(Arc::new(text))
     }
 
     fn offer(&self, model: Model) {
-        tracing::info!(model = %model.info.name, digest = %model.info.digest, "model offered");
+        let calls = model.text.voice().format.name;
+        tracing::info!(model = %model.info.name, digest = %model.info.digest, calls, "model offered");
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = BTreeMap::clone(&models);
         next.insert(model.info.name.clone(), Arc::new(model));
@@ -164,6 +169,7 @@ impl Catalog {
     ) -> Result<(Arc<Model>, Job), Failure> {
         let model = self.model(caller, &call.model)?;
         let field = call.prompt.field();
+        let output = output(&model, &call)?;
         let prompt = tokens(&model, call.prompt).await?;
         let vocabulary = model.info.vocabulary;
         let unknown = |id: u32| id >= vocabulary;
@@ -172,6 +178,7 @@ impl Catalog {
             let message = format!("token ids of this model are below {vocabulary}");
             return Err(Failure::invalid(if in_prompt { field } else { "logit_bias" }, message));
         }
+        let share = Share { priority: call.priority, ..Share::of(caller.scope().project) };
         let parts = JobParts {
             request,
             model: model.info.name.clone(),
@@ -179,10 +186,11 @@ impl Catalog {
             context_length: model.info.context_length,
             prompt: prompt.into(),
             max_output: call.max_output,
+            choices: call.choices,
             sampling: call.sampling,
-            output: OutputRules::default(),
+            output,
             stop: call.stop,
-            share: Share::of(caller.scope().project),
+            share,
             reproducible: call.reproducible,
             // The price of this moment; what it becomes later is another request's.
             price: self
@@ -194,6 +202,25 @@ impl Catalog {
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
         Ok((model, job))
     }
+}
+
+/// The call's rules, with calls of functions in the words of the model.
+fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
+    let Some(tools) = &call.tools else { return Ok(call.output.clone()) };
+    let answer = match (&tools.choice, &call.output.format) {
+        // As it likes, and in no form: nothing to hold it to.
+        (ToolChoice::Auto, Format::Text) => return Ok(call.output.clone()),
+        (ToolChoice::Auto, Format::JsonObject) => Some(json!({ "type": "object" })),
+        (ToolChoice::Auto, Format::JsonSchema(schema)) => serde_json::from_str(schema).ok(),
+        (ToolChoice::Auto, Format::Regex(_) | Format::Choice(_) | Format::Grammar(_)) => {
+            let message = "an answer of this form cannot be offered beside `tools`; set `tool_choice` to \"none\" or \"required\"";
+            return Err(Failure::invalid("tools", message));
+        }
+        // What is called is all of the answer.
+        (ToolChoice::Required | ToolChoice::Named(_), _) => None,
+    };
+    let grammar = tools::grammar(tools, model.text.voice(), answer.as_ref());
+    Ok(OutputRules { format: Format::Grammar(grammar.into()), ..call.output.clone() })
 }
 
 /// The tokens of a prompt; a long one is read off the network threads.

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use admission::{Caller, Outcome, Rates, Receipt};
 use async_trait::async_trait;
-use domain::{FinishReason, Job, OwnBound, RequestId};
+use domain::{FinishReason, Job, Priority, RequestId};
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::call::{self, Delivery};
+use crate::call::{self, Call, Delivery, PRIORITY_HEADER};
 use crate::endpoints::{self, About, Action, Codec, Ending, Match, budget_error, usage};
 use crate::failure::{Failure, RateUnit};
 use crate::gateway::Gateway;
@@ -99,7 +99,7 @@ impl Gateway {
                 let caller = self.admission().identify(reply.credentials())?;
                 let _place = self.place()?;
                 let call = parse(&reply.body(self.settings().max_body_bytes).await?)?;
-                let call = call.bounded_by(own_bound(reply)?);
+                let call = from_headers(reply, call)?;
                 let (_, job) = self.catalog().resolve(&caller, reply.request(), call).await?;
                 let estimate = self.admission().estimate(&caller, &job);
                 return reply.json(200, &describe(&job, &estimate)).await.map(|()| None);
@@ -113,16 +113,28 @@ impl Gateway {
         let caller = self.admission().identify(reply.credentials())?; // who; before the body is read
         let _place = self.place()?; // a bound on what runs here at a time
         let call = codec.parse(&reply.body(self.settings().max_body_bytes).await?)?; // bytes -> domain
-        let call = call.bounded_by(own_bound(reply)?);
-        let delivery = call.delivery;
+        let call = from_headers(reply, call)?;
+        let (delivery, tools) = (call.delivery, call.tools.clone());
+        let format_field = call.format_field.clone();
         let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
-        let job = self.rank(&caller, reply, job)?; // whose turn it is when workers are short
+        let job = self.rank(&caller, reply, job); // whose turn it is when workers are short
         let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
         show_rates(reply, permit.rates());
         let about = self.about(codec, reply.request(), &model);
         let deadline = began + self.settings().request_timeout;
         let scope = *caller.scope();
-        let exchange = Exchange { codec, about, scope, model, job, delivery, began, deadline };
+        let exchange = Exchange {
+            codec,
+            about,
+            scope,
+            model,
+            job,
+            tools,
+            format_field,
+            delivery,
+            began,
+            deadline,
+        };
         let relayed = self.relay(reply, &exchange, &permit).await; // cache, else a worker; extends the lease as it goes
         let receipt = permit.settle(outcome(&relayed)).await; // one ledger row, whatever happened
         self.metrics().receipt(&receipt);
@@ -131,11 +143,12 @@ impl Gateway {
     }
 
     /// The job with its tenant's share, as urgent as it asks for and may be, in the conversation it names.
-    fn rank(&self, caller: &Caller, reply: &Reply, job: Job) -> Result<Job, Failure> {
-        let asked = call::priority_from_header(reply.request_header("x-tollgate-priority"))?;
+    fn rank(&self, caller: &Caller, reply: &Reply, job: Job) -> Job {
+        let said = job.share().priority;
+        let asked = (said != Priority::default()).then_some(said);
         let job = job.shared_as(self.catalog().share(caller, asked));
-        let Some(session) = reply.request_header("x-tollgate-session") else { return Ok(job) };
-        Ok(job.in_session(call::session_number(session)))
+        let Some(session) = reply.request_header("x-tollgate-session") else { return job };
+        job.in_session(call::session_number(session))
     }
 
     fn about(&self, codec: &dyn Codec, request: RequestId, model: &crate::catalog::Model) -> About {
@@ -168,10 +181,14 @@ impl Gateway {
     }
 }
 
-/// What the caller bounds by headers.
-fn own_bound(reply: &Reply) -> Result<OwnBound, Failure> {
+/// The call with what headers say of it.
+fn from_headers(reply: &Reply, call: Call) -> Result<Call, Failure> {
     let header = |name| reply.request_header(name);
-    call::bound_from_headers(header("x-tollgate-max-cost-usd"), header("x-tollgate-max-gpu-ms"))
+    let bound = call::bound_from_headers(
+        header("x-tollgate-max-cost-usd"),
+        header("x-tollgate-max-gpu-ms"),
+    )?;
+    call.bounded_by(bound).as_urgent_as(header(PRIORITY_HEADER))
 }
 
 fn show_rates(reply: &mut Reply, rates: &Rates) {
@@ -198,16 +215,17 @@ async fn conclude(
 ) -> Result<(), Failure> {
     let Exchange { codec, about, .. } = exchange;
     let entry = &receipt.entry;
-    let end = Ending { finish: relayed.finish, usage: entry.usage, charge: entry.charge };
+    let end = Ending { finish: relayed.finish(), usage: entry.usage, charge: entry.charge };
     match exchange.delivery {
         Delivery::Whole => {
             reply.header("x-tollgate-charge-nano-usd", entry.charge.charge.nanos().to_string());
             reply.header("x-tollgate-cost-nano-usd", entry.charge.cost.nanos().to_string());
             reply.header("x-tollgate-gpu-nanos", entry.usage.gpu.nanos().to_string());
-            reply.json(200, &codec.whole(about, &relayed.text, &end)).await
+            reply.json(200, &codec.whole(about, &relayed.choices, &end)).await
         }
         Delivery::Stream { include_usage } => {
-            let mut closing = exchange.decorate(codec.closing(about, end.finish));
+            let (index, last) = relayed.last();
+            let mut closing = exchange.decorate(codec.closing(about, index, last));
             if !include_usage {
                 // A client that did not ask for another chunk gets none; it may still want the cost.
                 closing["usage"] = usage(&end);

@@ -25,6 +25,7 @@ mod relay;
 mod reply;
 mod server;
 mod text;
+mod tools;
 mod workers;
 
 pub use announce::{AnnounceError, Announcement};

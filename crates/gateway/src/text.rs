@@ -3,22 +3,27 @@
 //! The gateway counts prompts exactly before they are admitted, so tokenizer and chat template
 //! live here, and come from the worker that serves the model: the two cannot disagree.
 
+mod template;
+
 use std::sync::Arc;
 
 use domain::{ErrorKind, ModelFiles};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind as TemplateErrorKind, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::call::Prompt;
 use crate::failure::Failure;
+use crate::text::template::ChatTemplate;
+use crate::tools::Voice;
 
 /// Tokenizer and chat template of one model.
 pub(crate) struct ModelText {
     tokenizer: Tokenizer,
-    template: Option<Environment<'static>>,
+    template: Option<ChatTemplate>,
+    /// How it writes that it calls a function.
+    voice: Voice,
+    /// Token texts spell bytes in letters that can be shown.
+    spells_bytes: bool,
     /// Bytes of the longest token: a text of `n` bytes has at least `n` divided by this tokens.
     longest_token: usize,
 }
@@ -33,12 +38,26 @@ pub(crate) enum TextError {
 }
 
 impl ModelText {
-    pub(crate) fn new(files: &ModelFiles) -> Result<Self, TextError> {
-        let tokenizer = Tokenizer::from_bytes(&files.tokenizer)
-            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        let template = files.chat_template.as_deref().map(environment).transpose();
+    /// The text of a model whose turns `stop_tokens` end.
+    pub(crate) fn new(files: &ModelFiles, stop_tokens: &[u32]) -> Result<Self, TextError> {
+        let unreadable = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
+        let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(unreadable)?;
+        let template = files.chat_template.as_deref();
+        let voice = Voice::of(&tokenizer, template);
+        let template = template.map(ChatTemplate::new).transpose().map_err(TextError::Template)?;
+        let template = template.map(|mut template| {
+            let text = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
+            // What the tokenizer itself puts before any text is what prompts begin with.
+            let empty = tokenizer.encode_fast("", true);
+            let first = empty.ok().and_then(|empty| empty.get_ids().first().copied());
+            template.bos_token = first.as_ref().map(text).unwrap_or_default();
+            template.eos_token = stop_tokens.first().map(text).unwrap_or_default();
+            template
+        });
+        let decoder = tokenizer.get_decoder().and_then(|it| serde_json::to_string(it).ok());
+        let spells_bytes = decoder.is_some_and(|decoder| decoder.contains("ByteLevel"));
         let longest_token = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Ok(Self { tokenizer, template: template.map_err(TextError::Template)?, longest_token })
+        Ok(Self { tokenizer, template, voice, spells_bytes, longest_token })
     }
 
     /// The tokens of `prompt`; refuses early what cannot fit in `context_length` tokens.
@@ -46,7 +65,7 @@ impl ModelText {
         let (text, add_special_tokens) = match prompt {
             Prompt::Tokens(ids) => return Ok(ids.clone()),
             Prompt::Text(text) => (text.clone(), true),
-            Prompt::Chat(messages) => (self.render(messages)?, false),
+            Prompt::Chat { messages, tools } => (self.render(messages, tools)?, false),
         };
         if text.len() / self.longest_token > context_length as usize {
             let message = format!(
@@ -61,15 +80,34 @@ impl ModelText {
         Ok(encoding.get_ids().to_vec())
     }
 
-    fn render(&self, messages: &[Value]) -> Result<String, Failure> {
+    /// How the model writes that it calls a function.
+    pub(crate) const fn voice(&self) -> &Voice {
+        &self.voice
+    }
+
+    /// The bytes that a token stands for; they need not be whole characters.
+    pub(crate) fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(text) = self.tokenizer.id_to_token(id) else { return Vec::new() };
+        if self.tokenizer.get_added_tokens_decoder().contains_key(&id) {
+            return text.into_bytes();
+        }
+        if self.spells_bytes {
+            let bytes: Option<Vec<u8>> = text.chars().map(spelled_byte).collect();
+            return bytes.unwrap_or_else(|| text.into_bytes());
+        }
+        let byte = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => vec![byte],
+            None => text.replace('\u{2581}', " ").into_bytes(),
+        }
+    }
+
+    fn render(&self, messages: &[Value], tools: &[Value]) -> Result<String, Failure> {
         let Some(template) = &self.template else {
             let message = "this model has no chat template; use /v1/completions";
             return Err(Failure::invalid("messages", message));
         };
-        let context = context! { messages => Serde(messages), add_generation_prompt => true };
-        let rendered =
-            template.get_template(TEMPLATE).and_then(|template| template.render(context));
-        rendered.map_err(|error| {
+        template.render(messages, tools, &self.voice).map_err(|error| {
             // Templates refuse conversations they cannot express by raising an exception.
             let reason = error.detail().unwrap_or("it does not fit the model's chat template");
             Failure::invalid("messages", format!("`messages` cannot be used: {reason}"))
@@ -82,17 +120,15 @@ impl ModelText {
     }
 }
 
-fn environment(template: &str) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-    environment.set_syntax(syntax);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<String, _> {
-        Err(minijinja::Error::new(TemplateErrorKind::InvalidOperation, message))
-    });
-    environment.set_fuel(Some(TEMPLATE_FUEL));
-    environment.add_template_owned(TEMPLATE, template.to_owned())?;
-    Ok(environment)
+/// The byte that byte-level tokenizers write as `letter`: printable bytes as themselves, the others, in order, as
+/// the letters from U+0100 on.
+fn spelled_byte(letter: char) -> Option<u8> {
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let code = u32::from(letter);
+    match u8::try_from(code) {
+        Ok(byte) => printable(byte).then_some(byte),
+        Err(_) => (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(code as usize - 0x100),
+    }
 }
 
 /// Turns tokens into text as they come, and never shows half a character.
@@ -105,17 +141,33 @@ pub(crate) struct Detokenizer {
     window: Vec<u32>,
     /// Tokens of the window whose text was shown.
     shown: usize,
+    /// Special tokens that are to be seen.
+    visible: Vec<(u32, &'static str)>,
 }
 
 impl Detokenizer {
     pub(crate) const fn new(text: Arc<ModelText>) -> Self {
-        Self { text, window: Vec::new(), shown: 0 }
+        Self { text, window: Vec::new(), shown: 0, visible: Vec::new() }
+    }
+
+    /// The same, showing these special tokens as text. Others have none.
+    pub(crate) fn showing(mut self, tokens: &[(u32, &'static str)]) -> Self {
+        self.visible = tokens.to_vec();
+        self
     }
 
     /// The text that `ids` add.
     pub(crate) fn push(&mut self, ids: &[u32]) -> String {
         let mut fresh = String::new();
         for id in ids {
+            let shown = self.visible.iter().find(|(visible, _)| visible == id);
+            if let Some(text) = shown.map(|(_, text)| *text) {
+                fresh.push_str(&self.step(""));
+                fresh.push_str(text);
+                self.window.clear();
+                self.shown = 0;
+                continue;
+            }
             self.window.push(*id);
             fresh.push_str(&self.step(UNFINISHED));
         }
@@ -191,7 +243,7 @@ fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
 }
 
 /// Bytes of the longest end of `text` that is a beginning of `stop`.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     let longest = stop.len().saturating_sub(1).min(text.len());
     (1..=longest)
         .rev()
@@ -199,9 +251,6 @@ fn overlap(text: &str, stop: &str) -> usize {
         .unwrap_or(0)
 }
 
-const TEMPLATE: &str = "chat";
-/// Steps of one rendering: far beyond any real conversation, and an end to a hostile one.
-const TEMPLATE_FUEL: u64 = 50_000_000;
 /// What an incomplete character decodes to.
 const UNFINISHED: &str = "\u{FFFD}";
 /// A character has at most this many bytes, so as many tokens.

@@ -2,7 +2,7 @@
 //! be tested and measured without one.
 //!
 //! Its output is a pure function of prompt and position, like a real model's: continuing a sequence
-//! elsewhere gives the same tokens. Every token takes [`TOKEN_TIME`] on its accounts, and so does catching
+//! elsewhere gives the same tokens. It may be told what to say; then the seed chooses what of it. Every token takes [`TOKEN_TIME`] on its accounts, and so does catching
 //! up with tokens of another worker, whatever the clock says. It passes the conformance suite of the
 //! contract.
 
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Accounts, Capacity, FinishReason, GpuTime, IncarnationId, ModelDigest, ModelFiles, ModelInfo,
-    NanoUsd, Rent, Stage, Times, Usage,
+    Accounts, Capacity, FinishReason, GpuTime, IncarnationId, Logprobs, ModelDigest, ModelFiles,
+    ModelInfo, NanoUsd, Rent, Stage, Times, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ pub struct ScriptedWorker {
     pace: Duration,
     capacity: u32,
     fail_after: Mutex<VecDeque<u32>>,
+    lines: Vec<Vec<u32>>,
     load: Arc<Load>,
 }
 
@@ -74,6 +75,7 @@ impl ScriptedWorker {
             pace: Duration::ZERO,
             capacity,
             fail_after: Mutex::default(),
+            lines: Vec::new(),
             load: Arc::new(load),
         }
     }
@@ -83,6 +85,22 @@ impl ScriptedWorker {
     pub fn paced(mut self, pace: Duration) -> Self {
         self.pace = pace;
         self
+    }
+
+    /// The same worker, saying one of `lines` and ending its turn then: of a sequence with seed `s`, the one at
+    /// `s` modulo their number.
+    #[must_use]
+    pub fn saying(mut self, lines: Vec<Vec<u32>>) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    /// What it tells of the token at `position`: less probable the later it is, and no token beside it
+    /// as probable.
+    pub fn logprobs(&self, token: u32, position: u32, top: u32) -> Logprobs {
+        let logprob = -(position as f32 + 1.0) / 8.0;
+        let others = |rank| ((token + rank) % self.model.vocabulary, logprob - rank as f32);
+        Logprobs { logprob, top: (0..top).map(others).collect() }
     }
 
     /// Makes the next sequence break after `tokens` tokens, as if the worker had vanished.
@@ -96,6 +114,19 @@ impl ScriptedWorker {
             prompt.iter().fold(17_u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
         let token = sum.wrapping_add(position.wrapping_mul(2_654_435_761)) % self.model.vocabulary;
         if self.model.stop_tokens.contains(&token) { 0 } else { token }
+    }
+
+    /// All that it says to `start`, and why it ends then.
+    fn output(&self, start: &Start) -> (Vec<u32>, FinishReason) {
+        let most = start.max_output as usize;
+        let Some(number) = std::num::NonZeroU64::new(self.lines.len() as u64) else {
+            let tokens = (0..start.max_output).map(|at| self.token(&start.prompt, at)).collect();
+            return (tokens, FinishReason::Length);
+        };
+        let mut line = self.lines[(start.sampling.seed % number) as usize].clone();
+        let finish = if line.len() < most { FinishReason::Stop } else { FinishReason::Length };
+        line.truncate(most);
+        (line, finish)
     }
 
     fn admit(&self, start: &Start) -> Result<Seat, WorkerError> {
@@ -119,11 +150,17 @@ impl Worker for ScriptedWorker {
         let seat = self.admit(&start)?;
         let fail_after = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let produced = u32::try_from(start.generated.len()).unwrap_or(u32::MAX);
-        let tokens = (0..start.max_output).map(|at| self.token(&start.prompt, at)).collect();
+        let (tokens, finish) = self.output(&start);
+        let logprobs = start.output.logprobs.map(|top| {
+            let told = (0_u32..).zip(&tokens).map(|(at, token)| self.logprobs(*token, at, top));
+            told.collect()
+        });
         let recompute = if produced == 0 { GpuTime::ZERO } else { TOKEN_TIME };
         seat.catch_up(recompute);
         let script = Script {
             tokens,
+            logprobs,
+            finish,
             produced,
             first: produced,
             allowance: start.allowance,
@@ -246,6 +283,10 @@ impl Drop for Seat {
 /// One sequence being played. Dropping it before its end was read abandons its time.
 struct Script {
     tokens: Vec<u32>,
+    /// For each of them, if that was asked for.
+    logprobs: Option<Vec<Logprobs>>,
+    /// Why it ends after them.
+    finish: FinishReason,
     produced: u32,
     first: u32,
     allowance: u32,
@@ -301,7 +342,7 @@ impl Script {
 
     fn event(&mut self) -> Event {
         let done = self.produced as usize >= self.tokens.len();
-        let reason = self.stop.or(done.then_some(FinishReason::Length));
+        let reason = self.stop.or(done.then_some(self.finish));
         if let Some(reason) = reason {
             return Event::Finished { reason, usage: self.usage() };
         }
@@ -317,7 +358,8 @@ impl Script {
         let time = if first == 0 { &mut self.times.prefill } else { &mut self.times.decode };
         *time += TOKEN_TIME;
         let ids = vec![self.tokens[first as usize]];
-        Event::Tokens { first, ids, gpu: TOKEN_TIME, logprobs: Vec::new() }
+        let told = self.logprobs.as_ref().map(|told| told[first as usize].clone());
+        Event::Tokens { first, ids, gpu: TOKEN_TIME, logprobs: told.into_iter().collect() }
     }
 
     fn gpu(&self) -> GpuTime {

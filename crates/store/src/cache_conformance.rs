@@ -27,6 +27,7 @@ pub(crate) fn fresh_key(project: ProjectId, prompt: u32) -> CacheKey {
         context_length: 100,
         prompt: [prompt].into(),
         max_output: None,
+        choices: 1,
         sampling: Sampling::greedy(),
         output: domain::OutputRules::default(),
         stop: Vec::new(),

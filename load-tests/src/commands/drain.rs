@@ -150,6 +150,7 @@ impl Drain {
                 max_output: Some(between(100, 1_400)),
                 sampling: Sampling { logit_bias: bias, ..Sampling::greedy() },
                 output: OutputRules::default(),
+                choices: 1,
                 stop: Vec::new(),
                 share: Share::of(ProjectId::from_u128(1)),
                 reproducible: true,

@@ -106,6 +106,7 @@ pub(crate) fn bounded_job(prompt: usize, max_output: u32, price: Price, bound: O
         context_length: 100_000,
         prompt: vec![1; prompt].into(),
         max_output: Some(max_output),
+        choices: 1,
         sampling: Sampling::greedy(),
         output: domain::OutputRules::default(),
         stop: Vec::new(),

@@ -4,8 +4,11 @@ use domain::FinishReason;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{About, Action, Codec, Ending, Endpoint, budget_error, finish_name, usage};
-use crate::call::{Call, Prompt, max_output};
+use super::told::text_logprobs;
+use super::{
+    About, Action, Codec, Delta, Ending, Endpoint, Told, budget_error, finish_name, usage,
+};
+use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output};
 use crate::failure::Failure;
 use crate::fields::{Fields, parse_object, wrong_type};
 
@@ -28,8 +31,14 @@ impl Codec for Completions {
         call(&fields)
     }
 
-    fn whole(&self, about: &About, text: &str, end: &Ending) -> Value {
-        let mut answer = chunk(about, text, Some(end.finish));
+    fn whole(&self, about: &About, choices: &[Told], end: &Ending) -> Value {
+        let choices = choices.iter().enumerate().map(|(index, told)| {
+            let mut choice = choice(index, &told.content);
+            choice["logprobs"] = text_logprobs(&told.tokens);
+            choice["finish_reason"] = finish_name(told).into();
+            choice
+        });
+        let mut answer = envelope(about, choices.collect());
         answer["usage"] = usage(end);
         if end.finish == FinishReason::Budget {
             answer["error"] = budget_error();
@@ -37,45 +46,48 @@ impl Codec for Completions {
         answer
     }
 
-    fn opening(&self, _: &About) -> Option<Value> {
+    fn opening(&self, _: &About, _: usize) -> Option<Value> {
         None
     }
 
-    fn delta(&self, about: &About, text: &str) -> Value {
-        chunk(about, text, None)
+    fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value {
+        let mut choice = choice(index, &delta.content);
+        choice["logprobs"] = text_logprobs(&delta.tokens);
+        envelope(about, vec![choice])
     }
 
-    fn closing(&self, about: &About, finish: FinishReason) -> Value {
-        chunk(about, "", Some(finish))
+    fn closing(&self, about: &About, index: usize, told: &Told) -> Value {
+        let mut choice = choice(index, "");
+        choice["finish_reason"] = finish_name(told).into();
+        envelope(about, vec![choice])
     }
 
     fn bare(&self, about: &About) -> Value {
-        let mut bare = chunk(about, "", None);
-        bare["choices"] = json!([]);
-        bare
+        envelope(about, Vec::new())
     }
 }
 
 /// What the fields of a text completion ask for.
 pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
     let max_output = max_output(fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_OUTPUT);
-    Call::parse(fields, prompt(fields.required("prompt")?)?, Some(max_output))
+    let logprobs = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?;
+    let logprobs = logprobs.map(|top| top as u32);
+    Call::parse(fields, prompt(fields.required("prompt")?)?, Some(max_output), logprobs)
 }
 
-fn chunk(about: &About, text: &str, finish: Option<FinishReason>) -> Value {
+fn envelope(about: &About, choices: Vec<Value>) -> Value {
     json!({
         "id": about.id,
         "object": "text_completion",
         "created": about.created,
         "model": about.model,
         "system_fingerprint": about.fingerprint,
-        "choices": [{
-            "index": 0,
-            "text": text,
-            "logprobs": null,
-            "finish_reason": finish.map(finish_name),
-        }],
+        "choices": choices,
     })
+}
+
+fn choice(index: usize, text: &str) -> Value {
+    json!({ "index": index, "text": text, "logprobs": null, "finish_reason": null })
 }
 
 /// A string, token ids, or a list that holds exactly one of them.

@@ -8,6 +8,7 @@ mod completions;
 mod estimate;
 mod models;
 mod probes;
+mod told;
 
 use domain::{Charge, ErrorKind, FinishReason, Job, RequestId, Usage};
 use http::Method;
@@ -17,6 +18,7 @@ use crate::call::Call;
 use crate::failure::Failure;
 use crate::gateway::Gateway;
 use admission::{Caller, Estimate};
+pub(crate) use told::{Call as FunctionCall, CallPiece, Delta, TokenTold, Told};
 
 /// Every endpoint there is.
 pub(crate) static ENDPOINTS: &[Endpoint] = &[
@@ -57,19 +59,20 @@ pub(crate) trait Codec: Sync {
     /// Reads the body.
     fn parse(&self, body: &[u8]) -> Result<Call, Failure>;
     /// A whole answer.
-    fn whole(&self, about: &About, text: &str, end: &Ending) -> Value;
-    /// The chunk that opens a stream, if the protocol has one.
-    fn opening(&self, about: &About) -> Option<Value>;
-    /// A chunk with text.
-    fn delta(&self, about: &About, text: &str) -> Value;
-    /// The chunk that says why the text ends.
-    fn closing(&self, about: &About, finish: FinishReason) -> Value;
+    fn whole(&self, about: &About, choices: &[Told], end: &Ending) -> Value;
+    /// The chunk that opens a choice, if the protocol has one.
+    fn opening(&self, about: &About, index: usize) -> Option<Value>;
+    /// A chunk with more of a choice.
+    fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value;
+    /// The chunk that says why a choice ends.
+    fn closing(&self, about: &About, index: usize, told: &Told) -> Value;
     /// A chunk without choices, for the usage and errors of a stream.
     fn bare(&self, about: &About) -> Value;
 }
 
 /// What every message of one answer repeats.
 pub(crate) struct About {
+    pub(crate) request: RequestId,
     pub(crate) id: String,
     /// Seconds since 1970 (UTC).
     pub(crate) created: u64,
@@ -128,6 +131,7 @@ impl About {
         let digits = request.to_string();
         let digest = model.info.digest.as_str();
         Self {
+            request,
             id: format!("{prefix}{}", digits.trim_start_matches("req_")),
             created,
             model: model.info.name.to_string(),
@@ -136,9 +140,10 @@ impl About {
     }
 }
 
-/// A finish reason in the words of the protocol.
-pub(crate) const fn finish_name(finish: FinishReason) -> &'static str {
-    match finish {
+/// Why a choice ended, in the words of the protocol.
+pub(crate) const fn finish_name(told: &Told) -> &'static str {
+    match told.finish {
+        FinishReason::Stop if !told.calls.is_empty() => "tool_calls",
         FinishReason::Stop | FinishReason::Cancelled => "stop",
         FinishReason::Length | FinishReason::Budget => "length",
     }

@@ -1,0 +1,152 @@
+//! What is asked of an output beside how its tokens are drawn: its form, its least length, what is told of it.
+//!
+//! A form may be asked for in the words of `OpenAI` (`response_format`) or in those of vLLM's clients
+//! (`guided_...`, `structured_outputs`); in one of them at a time.
+
+use domain::{Format, OutputRules};
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::fields::{Fields, wrong_type};
+
+/// The rules, and the field that asks for a form.
+pub(super) fn rules(
+    fields: &Fields<'_>,
+    logprobs: Option<u32>,
+    max_output: Option<u32>,
+) -> Result<(OutputRules, Option<String>), Failure> {
+    let (format, field) = match format(fields)? {
+        Some((format, field)) => (format, Some(field)),
+        None => (Format::Text, None),
+    };
+    let most = max_output.map_or(i64::from(u32::MAX), i64::from);
+    let min_tokens = fields.integer("min_tokens", 0..=most)?.unwrap_or(0);
+    let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
+    Ok((OutputRules { format, logprobs, min_tokens: min_tokens as u32, ignore_eos }, field))
+}
+
+fn format(fields: &Fields<'_>) -> Result<Option<(Format, String)>, Failure> {
+    let mut asked = Vec::new();
+    if let Some(format) = fields.object("response_format")? {
+        asked.extend(response_format(&format)?);
+    }
+    for (name, read) in GUIDED {
+        if fields.value(name).is_some() {
+            asked.push((read(fields, name)?, name.to_owned()));
+        }
+    }
+    if let Some(outputs) = fields.object("structured_outputs")? {
+        for (name, read) in STRUCTURED {
+            if outputs.value(name).is_some() {
+                asked.push((read(&outputs, name)?, outputs.path(name)));
+            }
+        }
+        if outputs.flag("json_object")? == Some(true) {
+            asked.push((Format::JsonObject, outputs.path("json_object")));
+        }
+    }
+    if let [(_, one), (_, other), ..] = asked.as_slice() {
+        let message = format!("`{one}` and `{other}` both ask for a form; leave one of them out");
+        return Err(Failure::invalid(other.clone(), message));
+    }
+    Ok(asked.pop())
+}
+
+fn response_format(format: &Fields<'_>) -> Result<Option<(Format, String)>, Failure> {
+    let path = format.path("type");
+    match format.required_text("type")? {
+        "text" => Ok(None),
+        "json_object" => Ok(Some((Format::JsonObject, path))),
+        "json_schema" => {
+            let schema = format.object("json_schema")?;
+            let path = format.path("json_schema");
+            let Some(schema) = schema else {
+                return Err(Failure::invalid(path.clone(), format!("`{path}` is required")));
+            };
+            schema.required_text("name")?;
+            schema.flag("strict")?;
+            if schema.value("schema").is_none() {
+                return Ok(Some((Format::JsonObject, path)));
+            }
+            Ok(Some((json(&schema, "schema")?, schema.path("schema"))))
+        }
+        other => {
+            let message =
+                format!("`{path}` must be text, json_object or json_schema, not `{other}`");
+            Err(Failure::invalid(path, message))
+        }
+    }
+}
+
+/// A JSON Schema: an object, or one written as a string.
+fn json(fields: &Fields<'_>, name: &str) -> Result<Format, Failure> {
+    let path = fields.path(name);
+    let schema = match fields.required(name)? {
+        Value::String(text) => serde_json::from_str(text).ok().filter(Value::is_object),
+        Value::Object(object) => Some(Value::Object(object.clone())),
+        _ => None,
+    };
+    let Some(schema) = schema else {
+        return Err(wrong_type(&path, "a JSON Schema", fields.required(name)?));
+    };
+    bounded(&path, schema.to_string()).map(|text| Format::JsonSchema(text.into()))
+}
+
+fn regex(fields: &Fields<'_>, name: &str) -> Result<Format, Failure> {
+    text(fields, name).map(|text| Format::Regex(text.into()))
+}
+
+fn grammar(fields: &Fields<'_>, name: &str) -> Result<Format, Failure> {
+    text(fields, name).map(|text| Format::Grammar(text.into()))
+}
+
+fn text(fields: &Fields<'_>, name: &str) -> Result<String, Failure> {
+    let (path, text) = (fields.path(name), fields.required_text(name)?);
+    if text.is_empty() {
+        return Err(Failure::invalid(path.clone(), format!("`{path}` must not be empty")));
+    }
+    bounded(&path, text.to_owned())
+}
+
+fn choice(fields: &Fields<'_>, name: &str) -> Result<Format, Failure> {
+    let path = fields.path(name);
+    let list = fields.list(name)?.unwrap_or_default();
+    if list.is_empty() || list.len() > MAX_CHOICES {
+        let message = format!("`{path}` must hold 1 to {MAX_CHOICES} texts, not {}", list.len());
+        return Err(Failure::invalid(path, message));
+    }
+    let text = |(at, value): (usize, &Value)| {
+        let at = format!("{path}[{at}]");
+        match value.as_str() {
+            Some("") => Err(Failure::invalid(at.clone(), format!("`{at}` must not be empty"))),
+            Some(text) => Ok(text.to_owned()),
+            None => Err(wrong_type(&at, "a string", value)),
+        }
+    };
+    let texts: Vec<String> = list.iter().enumerate().map(text).collect::<Result<_, _>>()?;
+    bounded(&path, texts.concat())?;
+    Ok(Format::Choice(texts.into()))
+}
+
+fn bounded(path: &str, text: String) -> Result<String, Failure> {
+    if text.len() <= MAX_FORMAT_BYTES {
+        return Ok(text);
+    }
+    let message = format!("`{path}` has {} bytes; at most {MAX_FORMAT_BYTES} are read", text.len());
+    Err(Failure::invalid(path, message))
+}
+
+/// Reads one way of asking for a form.
+type Read = fn(&Fields<'_>, &str) -> Result<Format, Failure>;
+
+const GUIDED: [(&str, Read); 4] = [
+    ("guided_json", json),
+    ("guided_regex", regex),
+    ("guided_choice", choice),
+    ("guided_grammar", grammar),
+];
+const STRUCTURED: [(&str, Read); 4] =
+    [("json", json), ("regex", regex), ("choice", choice), ("grammar", grammar)];
+/// What a machine for it takes grows with this.
+pub(super) const MAX_FORMAT_BYTES: usize = 65_536;
+const MAX_CHOICES: usize = 1024;
