@@ -92,14 +92,34 @@ fn out_of_range() -> Vec<Row> {
         (json!({ "logit_bias": { "5": 101 } }), "logit_bias.5"),
         (json!({ "logit_bias": { "4096": 1 } }), "logit_bias"),
         (json!({ "logit_bias": { "99999999999": 1 } }), "logit_bias.99999999999"),
-        (json!({ "n": 2 }), "n"),
+        (json!({ "n": 9 }), "n"),
         (json!({ "n": 0 }), "n"),
-        (json!({ "tools": [{ "type": "function" }] }), "tools"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools[0].function"),
+        (json!({ "tools": [{ "type": "web_search" }] }), "tools[0].type"),
+        (json!({ "tools": [tool("two words")] }), "tools[0].function.name"),
+        (json!({ "tools": [tool("a"), tool("a")] }), "tools[1].function.name"),
+        (json!({ "tools": [tool("a")], "tool_choice": "always" }), "tool_choice"),
+        (json!({ "tool_choice": "required" }), "tool_choice"),
+        (
+            json!({ "tools": [tool("a")], "tool_choice": { "type": "function", "function": { "name": "b" } } }),
+            "tool_choice.function.name",
+        ),
+        (json!({ "tools": [tool("a")], "parallel_tool_calls": "no" }), "parallel_tool_calls"),
+        (json!({ "tools": [tool("a")], "guided_regex": "a+" }), "tools"),
         (json!({ "functions": [{}] }), "functions"),
-        (json!({ "logprobs": true }), "logprobs"),
+        (json!({ "logprobs": 1 }), "logprobs"),
         (json!({ "top_logprobs": 3 }), "top_logprobs"),
-        (json!({ "response_format": { "type": "json_object" } }), "response_format.type"),
-        (json!({ "response_format": { "type": "json_schema" } }), "response_format.type"),
+        (json!({ "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
+        (json!({ "min_tokens": 5, "max_tokens": 4 }), "min_tokens"),
+        (json!({ "ignore_eos": "yes" }), "ignore_eos"),
+        (json!({ "service_tier": "gold" }), "service_tier"),
+        (json!({ "response_format": { "type": "xml" } }), "response_format.type"),
+        (json!({ "response_format": { "type": "json_schema" } }), "response_format.json_schema"),
+        (json!({ "guided_json": 7 }), "guided_json"),
+        (json!({ "guided_choice": [] }), "guided_choice"),
+        (json!({ "guided_regex": "x".repeat(70_000) }), "guided_regex"),
+        (json!({ "guided_regex": "a", "guided_grammar": "b" }), "guided_grammar"),
+        (json!({ "structured_outputs": { "choice": [1] } }), "structured_outputs.choice[0]"),
     ]
 }
 
@@ -119,7 +139,8 @@ fn completions() -> Vec<Row> {
         (json!({ "best_of": 2 }), "best_of"),
         (json!({ "echo": true }), "echo"),
         (json!({ "suffix": "x" }), "suffix"),
-        (json!({ "logprobs": 1 }), "logprobs"),
+        (json!({ "logprobs": 21 }), "logprobs"),
+        (json!({ "logprobs": true }), "logprobs"),
     ]
 }
 
@@ -243,6 +264,10 @@ async fn nothing_happened(serve: &Serve) -> anyhow::Result<()> {
 
 fn user(content: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": content }] })
+}
+
+fn tool(name: &str) -> Value {
+    json!({ "type": "function", "function": { "name": name } })
 }
 
 fn content_part(part: &Value) -> Value {

@@ -262,6 +262,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn the_bytes_of_tokens_are_the_bytes_of_their_text() {
+        let tokenizer = include_bytes!("../../engine/demo-model/tokenizer.json");
+        let files = ModelFiles { tokenizer: tokenizer[..].into(), chat_template: None };
+        let text = ModelText::new(&files, &[]).unwrap();
+        let written = "K\u{f6}ln \u{1f642}\n\t<tool_call> \u{4e2d}";
+        let prompt = Prompt::Text(written.to_owned());
+        let ids = text.encode(&prompt, 1000).unwrap();
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| text.token_bytes(*id)).collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), written);
+    }
+
+    #[test]
     fn a_stop_string_is_found_across_pieces() {
         let mut stops = StopStrings::new(&["END".to_owned()]);
         assert_eq!(stops.push("abcE"), Scanned::Text("abc".to_owned()));

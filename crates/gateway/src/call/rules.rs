@@ -150,3 +150,78 @@ const STRUCTURED: [(&str, Read); 4] =
 /// What a machine for it takes grows with this.
 pub(super) const MAX_FORMAT_BYTES: usize = 65_536;
 const MAX_CHOICES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The form that `body` asks for, or the field that is to blame.
+    fn form(body: &Value) -> Result<Option<Format>, String> {
+        let fields = Fields::of(body, "").unwrap();
+        let format = format(&fields).map(|asked| asked.map(|(format, _)| format));
+        format.map_err(|failure| {
+            let body = failure.body(domain::RequestId::generate());
+            body["error"]["param"].as_str().unwrap_or_default().to_owned()
+        })
+    }
+
+    #[test]
+    fn a_form_may_be_asked_for_in_the_words_of_every_client() {
+        let schema = json!({ "type": "object" });
+        let written = || Format::JsonSchema(schema.to_string().into());
+        let choice = || Format::Choice(["a".to_owned(), "b".to_owned()].into());
+        for (body, expected) in [
+            (json!({}), None),
+            (json!({ "response_format": { "type": "text" } }), None),
+            (json!({ "response_format": { "type": "json_object" } }), Some(Format::JsonObject)),
+            (
+                json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "x", "strict": true, "schema": schema } } }),
+                Some(written()),
+            ),
+            (json!({ "guided_json": schema }), Some(written())),
+            (json!({ "guided_json": schema.to_string() }), Some(written())),
+            (json!({ "guided_regex": "a+" }), Some(Format::Regex("a+".into()))),
+            (json!({ "guided_choice": ["a", "b"] }), Some(choice())),
+            (
+                json!({ "guided_grammar": "start: \"a\"" }),
+                Some(Format::Grammar("start: \"a\"".into())),
+            ),
+            (json!({ "structured_outputs": { "json": schema } }), Some(written())),
+            (json!({ "structured_outputs": { "choice": ["a", "b"] } }), Some(choice())),
+            (json!({ "structured_outputs": { "json_object": true } }), Some(Format::JsonObject)),
+        ] {
+            assert_eq!(form(&body), Ok(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn two_forms_at_once_and_forms_without_bounds_are_refused() {
+        let large = "a".repeat(MAX_FORMAT_BYTES + 1);
+        for (body, blamed) in [
+            (json!({ "guided_regex": "a", "guided_choice": ["a"] }), "guided_choice"),
+            (
+                json!({ "response_format": { "type": "json_object" }, "structured_outputs": { "regex": "a" } }),
+                "structured_outputs.regex",
+            ),
+            (json!({ "guided_regex": large }), "guided_regex"),
+            (json!({ "guided_json": { "description": large } }), "guided_json"),
+            (json!({ "guided_choice": vec!["a"; MAX_CHOICES + 1] }), "guided_choice"),
+            (json!({ "guided_choice": [] }), "guided_choice"),
+            (json!({ "guided_choice": ["a", ""] }), "guided_choice[1]"),
+            (json!({ "guided_json": "no json" }), "guided_json"),
+            (json!({ "guided_json": [] }), "guided_json"),
+            (json!({ "response_format": { "type": "xml" } }), "response_format.type"),
+            (
+                json!({ "response_format": { "type": "json_schema" } }),
+                "response_format.json_schema",
+            ),
+            (
+                json!({ "response_format": { "type": "json_schema", "json_schema": {} } }),
+                "response_format.json_schema.name",
+            ),
+        ] {
+            assert_eq!(form(&body), Err(blamed.to_owned()));
+        }
+    }
+}

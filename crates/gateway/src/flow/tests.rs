@@ -1,5 +1,7 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
+mod outputs;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,6 +52,11 @@ impl World {
     }
 
     async fn with(pace: Duration, budget: Option<i64>) -> Self {
+        let worker = ScriptedWorker::new(info(), files(), 4).paced(pace);
+        Self::around(worker, budget).await
+    }
+
+    async fn around(worker: ScriptedWorker, budget: Option<i64>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tenants = Arc::new(MemoryTenants::new(Arc::clone(&clock)));
         let (pepper, gateway_id) = (Pepper::generate(), GatewayId::generate());
@@ -71,7 +78,7 @@ impl World {
             Arc::clone(&written) as _,
             Arc::clone(&clock),
         );
-        let worker = Arc::new(ScriptedWorker::new(info(), files(), 4).paced(pace));
+        let worker = Arc::new(worker);
         let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
         let router = Router::new(named, RouterSettings::default());
         let background = router.follow();
