@@ -53,7 +53,7 @@ impl Sampling {
     }
 }
 
-/// A bijection that leaves nothing recognizable of its input (the finalizer of SplitMix64).
+/// A bijection that leaves nothing recognizable of its input (the finalizer of `SplitMix64`).
 const fn mix(word: u64) -> u64 {
     let word = word.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -166,7 +166,7 @@ pub(crate) fn session_number(name: &str) -> u64 {
 
 impl Call {
     /// The same, as urgent as a header says, if it says so.
-    pub(crate) fn as_urgent_as(mut self, header: Option<&str>) -> Result<Self, Failure> {
+    pub(crate) fn urgent_as_said(mut self, header: Option<&str>) -> Result<Self, Failure> {
         let Some(word) = header else { return Ok(self) };
         let named = Priority::ALL.into_iter().find(|priority| priority.name() == word.trim());
         let Some(priority) = named else {

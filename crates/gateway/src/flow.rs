@@ -188,7 +188,7 @@ fn from_headers(reply: &Reply, call: Call) -> Result<Call, Failure> {
         header("x-tollgate-max-cost-usd"),
         header("x-tollgate-max-gpu-ms"),
     )?;
-    call.bounded_by(bound).as_urgent_as(header(PRIORITY_HEADER))
+    call.bounded_by(bound).urgent_as_said(header(PRIORITY_HEADER))
 }
 
 fn show_rates(reply: &mut Reply, rates: &Rates) {

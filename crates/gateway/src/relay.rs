@@ -81,7 +81,7 @@ impl Relayed {
 enum Source {
     Cache(CachedAnswer),
     Workers {
-        sequences: Sequences,
+        sequences: Box<Sequences>,
         /// Others wait for this answer, or will want it.
         leader: Option<Leader>,
     },
@@ -133,7 +133,8 @@ impl Gateway {
             let answer = self.router().dispatch(&job.choice(at), allowance).await;
             answers.push(answer.map_err(|error| exchange.failed(error))?);
         }
-        Ok(Source::Workers { sequences: Sequences::of(answers, sharing), leader })
+        let sequences = Box::new(Sequences::of(answers, sharing));
+        Ok(Source::Workers { sequences, leader })
     }
 
     async fn relay_live(
@@ -141,7 +142,7 @@ impl Gateway {
         reply: &mut Reply,
         exchange: &Exchange,
         permit: &Permit,
-        (mut sequences, leader): (Sequences, Option<Leader>),
+        (mut sequences, leader): (Box<Sequences>, Option<Leader>),
     ) -> Result<Relayed, Failure> {
         if leader.is_some() {
             reply.header("x-tollgate-cache", "miss");

@@ -38,7 +38,7 @@ impl Codec for Completions {
             choice["finish_reason"] = finish_name(told).into();
             choice
         });
-        let mut answer = envelope(about, choices.collect());
+        let mut answer = envelope(about, &choices.collect::<Vec<_>>());
         answer["usage"] = usage(end);
         if end.finish == FinishReason::Budget {
             answer["error"] = budget_error();
@@ -53,17 +53,17 @@ impl Codec for Completions {
     fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value {
         let mut choice = choice(index, &delta.content);
         choice["logprobs"] = text_logprobs(&delta.tokens);
-        envelope(about, vec![choice])
+        envelope(about, &[choice])
     }
 
     fn closing(&self, about: &About, index: usize, told: &Told) -> Value {
         let mut choice = choice(index, "");
         choice["finish_reason"] = finish_name(told).into();
-        envelope(about, vec![choice])
+        envelope(about, &[choice])
     }
 
     fn bare(&self, about: &About) -> Value {
-        envelope(about, Vec::new())
+        envelope(about, &[])
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
     Call::parse(fields, prompt(fields.required("prompt")?)?, Some(max_output), logprobs)
 }
 
-fn envelope(about: &About, choices: Vec<Value>) -> Value {
+fn envelope(about: &About, choices: &[Value]) -> Value {
     json!({
         "id": about.id,
         "object": "text_completion",

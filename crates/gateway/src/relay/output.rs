@@ -206,7 +206,7 @@ impl TokenLog {
         let mut told = Vec::new();
         while let Some(first) = self.waiting.front() {
             let complete = first.end.is_some_and(|end| end <= shown);
-            if !complete && !(last && first.start < shown) {
+            if !complete && (!last || first.start >= shown) {
                 break;
             }
             told.extend(self.waiting.pop_front().map(|waiting| waiting.told));

@@ -109,6 +109,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// JSON as Python writes it, not escaped for web pages as this filter does otherwise.
+#[expect(clippy::needless_pass_by_value, reason = "filters are called like that")]
 fn tojson(value: Serde<Value>, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
@@ -124,7 +125,10 @@ fn tojson(value: Serde<Value>, indent: Option<usize>, options: Kwargs) -> Result
     }
     let compact = separators.is_some_and(|texts| texts.first().is_some_and(|text| text == ","));
     let written = match indent {
-        Some(indent) => write(&value, PrettyFormatter::with_indent(" ".repeat(indent).as_bytes())),
+        Some(indent) => write(
+            &value,
+            PrettyFormatter::with_indent(" ".repeat(indent.min(MAX_INDENT)).as_bytes()),
+        ),
         None if compact => write(&value, CompactFormatter),
         None => write(&value, Spaced),
     };
@@ -264,6 +268,7 @@ fn without_system(messages: &[Value]) -> Option<Vec<Value>> {
 const TEMPLATE: &str = "chat";
 /// Steps of one rendering: far beyond any real conversation, and an end to a hostile one.
 const TEMPLATE_FUEL: u64 = 50_000_000;
+const MAX_INDENT: usize = 16;
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 #[cfg(test)]
