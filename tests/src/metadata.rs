@@ -80,10 +80,8 @@ fn answer(head: &[String], action: Option<String>) -> (u16, String) {
     let asks = |what: &str| head.first().is_some_and(|line| line.starts_with(what));
     let shows = |header: &str| head.iter().any(|line| line.starts_with(header));
     if asks("put /latest/api/token ") {
-        return match shows("x-aws-ec2-metadata-token-ttl-seconds: ") {
-            true => (200, TOKEN.to_owned()),
-            false => (400, String::new()),
-        };
+        let complete = shows("x-aws-ec2-metadata-token-ttl-seconds: ");
+        return if complete { (200, TOKEN.to_owned()) } else { (400, String::new()) };
     }
     if !shows(&format!("x-aws-ec2-metadata-token: {TOKEN}")) {
         return (401, String::new());
