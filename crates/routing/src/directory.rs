@@ -4,7 +4,7 @@
 //! who left. A directory that does not answer keeps what it last listed: whether a worker can be reached is for its
 //! own stream of states to tell, and a name server that is down takes nobody out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,14 +121,14 @@ impl Roster {
 
     /// Asks for ever.
     pub async fn run(mut self, router: &Router) {
-        let mut silent: BTreeMap<String, ()> = BTreeMap::new();
+        let mut silent: BTreeSet<String> = BTreeSet::new();
         loop {
             self.ask(router, &mut silent).await;
             tokio::time::sleep(self.interval).await;
         }
     }
 
-    async fn ask(&mut self, router: &Router, silent: &mut BTreeMap<String, ()>) {
+    async fn ask(&mut self, router: &Router, silent: &mut BTreeSet<String>) {
         for (directory, listed) in &mut self.directories {
             let asked = tokio::time::timeout(ASK_LIMIT, directory.members()).await;
             let answered = asked.unwrap_or_else(|_| Err(DirectoryError::new("no answer in time")));
@@ -139,7 +139,7 @@ impl Roster {
                 }
                 Err(error) => {
                     // Told once, not every few seconds.
-                    if silent.insert(directory.name().to_owned(), ()).is_none() {
+                    if silent.insert(directory.name().to_owned()) {
                         let directory = directory.name();
                         tracing::warn!(directory, error = ?error, "directory does not answer");
                     }
@@ -152,9 +152,10 @@ impl Roster {
             router.leave(address);
         }
         for address in all.difference(&self.joined) {
-            match (self.connect)(address) {
-                Some(worker) => router.join(address.clone(), worker),
-                None => tracing::warn!(worker = %address, "directory lists what is no address"),
+            if let Some(worker) = (self.connect)(address) {
+                router.join(address.clone(), worker);
+            } else {
+                tracing::warn!(worker = %address, "directory lists what is no address");
             }
         }
         self.joined = all;

@@ -68,7 +68,7 @@ pub const WAIT_BOUNDS: [Duration; 12] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
     Duration::from_secs(30),
-    Duration::from_secs(60),
+    Duration::from_mins(1),
 ];
 
 /// How routing stands.

@@ -210,21 +210,17 @@ impl Turn {
     pub(crate) fn wait(&mut self, wait: Wait) -> Result<(), NoPlace> {
         let mut room = self.gate.room();
         room.blocked = true;
-        match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Trying => {
-                room.trying -= 1;
-                let (call, called) = oneshot::channel();
-                room.queue.put_back(self.ticket);
-                room.waiting.insert(self.ticket.id, call);
-                self.phase = Phase::Waiting(called);
-                Ok(())
-            }
-            _ => {
-                let called = room.join(self.ticket, wait)?;
-                self.phase = Phase::Waiting(called);
-                Ok(())
-            }
-        }
+        let called = if let Phase::Trying = std::mem::replace(&mut self.phase, Phase::Done) {
+            room.trying -= 1;
+            let (call, called) = oneshot::channel();
+            room.queue.put_back(self.ticket);
+            room.waiting.insert(self.ticket.id, call);
+            called
+        } else {
+            room.join(self.ticket, wait)?
+        };
+        self.phase = Phase::Waiting(called);
+        Ok(())
     }
 
     /// It runs. Whoever is next may try: there may be room for more.

@@ -16,7 +16,10 @@ use crate::queue::Lane;
 use crate::router::Router;
 
 /// The race for a first token. Dropping it gives the second worker up.
-pub(crate) struct Hedge(Option<AbortOnDropHandle<Option<(Box<Placed>, Event)>>>);
+pub(crate) struct Hedge(Option<AbortOnDropHandle<Won>>);
+
+/// The second worker and the first thing it said, if it said something at all.
+type Won = Option<(Box<Placed>, Event)>;
 
 impl Hedge {
     /// Waits for the first worker a while, then asks a second one, if that is wished for at all.

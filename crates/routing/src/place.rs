@@ -99,7 +99,7 @@ impl Router {
         };
         let mut nobody = self.pool(&wanted.start.model).is_none();
         let mut wait = self.wait(began, (!nobody).then_some(Duration::ZERO));
-        let ticket = |id| self.ticket(id, wanted, began);
+        let ticket = |id| Self::ticket(id, wanted, began);
         let mut turn = gate.enter(wait, ticket).map_err(|place| give_up(place, nobody))?;
         loop {
             let pause = if wait.hint.is_zero() { LOOK_AGAIN } else { wait.hint.min(LOOK_AGAIN) };
@@ -167,7 +167,7 @@ impl Router {
         }
     }
 
-    fn ticket(&self, id: u64, wanted: &Wanted<'_>, now: Instant) -> Ticket {
+    fn ticket(id: u64, wanted: &Wanted<'_>, now: Instant) -> Ticket {
         let Start { prompt, generated, max_output, share, .. } = wanted.start;
         let output = u64::from(*max_output).min(TYPICAL_OUTPUT);
         Ticket::new(id, wanted.lane, *share, (prompt.len() + generated.len()) as u64 + output, now)

@@ -193,8 +193,8 @@ impl FairQueue {
             return None;
         }
         // What runs already is not thrown away for what has not begun.
-        let lanes = self.lanes[1..].iter().rev();
-        lanes.filter_map(|lane| lane.flows.get(greedy)?.tickets.back()).next().copied()
+        let mut lanes = self.lanes[1..].iter().rev();
+        lanes.find_map(|lane| lane.flows.get(greedy)?.tickets.back()).copied()
     }
 }
 

@@ -214,7 +214,7 @@ fn times(duration: Duration, count: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(MOST_NANOS))
 }
 
-/// Spreads a number over all numbers (the finalizer of SplitMix64).
+/// Spreads a number over all numbers (the finalizer of `SplitMix64`).
 pub(crate) const fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
