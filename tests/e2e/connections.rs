@@ -10,7 +10,7 @@ use crate::raw::{Connection, chat};
 async fn a_connection_serves_one_request_after_the_other() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let mut connection = Connection::open(serve.endpoint()).await?;
-    let refused = with(who(), &json!({ "n": 2 }));
+    let refused = with(who(), &json!({ "n": 9 }));
     for (request, status) in [(who(), 200), (refused, 400), (endless(5), 200), (who(), 200)] {
         connection.send(&chat(serve.api_key(), &request.to_string(), "")).await;
         let reply = connection.reply().await?;

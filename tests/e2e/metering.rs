@@ -17,7 +17,7 @@ async fn the_ledger_says_what_clients_were_told() -> anyhow::Result<()> {
 
     for api in [serve.api(), other.clone()] {
         told.extend(ask_everything(&api).await?);
-        for bad in [json!({ "n": 2 }), json!({ "model": "x" }), json!({ "max_tokens": 5000 })] {
+        for bad in [json!({ "n": 9 }), json!({ "model": "x" }), json!({ "max_tokens": 5000 })] {
             assert!(api.chat(&with(who(), &bad)).await?.status >= 400);
         }
     }
