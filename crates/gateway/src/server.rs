@@ -171,7 +171,7 @@ fn assemble(
         cache,
         metrics: Metrics::new()?,
         clock: Arc::clone(clock),
-        settings: settings.flow.clone(),
+        settings: settings.flow,
     })))
 }
 

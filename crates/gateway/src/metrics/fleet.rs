@@ -7,6 +7,9 @@ use std::fmt::Write;
 use domain::Stage;
 use routing::{BreakerState, Figures, Lane, Router, WAIT_BOUNDS, WorkerFigures};
 
+/// A figure of a worker's state.
+type Read = fn(&proto::WorkerState) -> f64;
+
 /// Everything about routing.
 pub(crate) fn text(router: &Router) -> String {
     let figures = router.figures();
@@ -67,7 +70,6 @@ fn write_workers(text: &mut String, workers: &[WorkerFigures]) {
             let _ = writeln!(text, "{name}{{worker={worker_name},state=\"{state}\"}} {is}");
         }
     }
-    type Read = fn(&proto::WorkerState) -> f64;
     let gauges: [(&str, &str, Read); 5] = [
         ("tollgate_worker_kv_used_ratio", "KV blocks in use, of all.", |state| {
             let used = state.total_blocks.saturating_sub(state.free_blocks);
