@@ -27,6 +27,7 @@ fn told(logprob: f32) -> Logprobs {
 #[test]
 fn lies_are_told_from_truths() {
     let start = start(&[5, 6, 7]);
+    #[expect(clippy::type_complexity, reason = "a table of one test")]
     let cases: [(u32, &[u32], Result<&[u32], Lie>); 7] = [
         (3, &[8, 9], Ok(&[8, 9])),
         (1, &[6, 7, 8], Ok(&[8])),

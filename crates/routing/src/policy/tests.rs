@@ -64,6 +64,7 @@ fn each_policy_chooses_what_it_says() {
     // Worker 1 holds the whole prompt, ten blocks of sixteen tokens.
     let held: &[(u32, u32)] = &[(1, 10)];
     let none: &[(u32, u32)] = &[];
+    #[expect(clippy::type_complexity, reason = "a table of one test")]
     let cases: &[(&str, &[WorkerState], &[(u32, u32)], usize, &str)] = &[
         ("least_time", &[worker(9, 1), worker(5, 9), worker(7, 0)], none, 1, "the earliest"),
         ("least_time", &[worker(9, 1), worker(100, 1)], held, 1, "its cache saves 160 ms"),

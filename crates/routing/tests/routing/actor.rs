@@ -21,8 +21,11 @@ pub(crate) struct Actor {
     pub(crate) state: watch::Sender<WorkerState>,
     pub(crate) fetched: Mutex<Vec<FetchOrder>>,
     pub(crate) holds: Vec<u64>,
-    play: Box<dyn Fn(&Start) -> Result<Play, WorkerError> + Send + Sync>,
+    play: Box<Part>,
 }
+
+/// What it does with a start.
+type Part = dyn Fn(&Start) -> Result<Play, WorkerError> + Send + Sync;
 
 impl Actor {
     pub(crate) fn new(
@@ -48,6 +51,7 @@ impl Actor {
 }
 
 /// These events, and then silence.
+#[expect(clippy::unnecessary_wraps, reason = "it stands where a worker may refuse")]
 pub(crate) fn then_silence(events: Vec<Event>) -> Result<Play, WorkerError> {
     Ok(stream::iter(events).chain(stream::pending()).boxed())
 }

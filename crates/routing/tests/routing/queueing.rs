@@ -30,12 +30,12 @@ fn of(tenant: ProjectId, weight: u32, priority: Priority) -> Job {
 
 /// Sends `jobs` one after the other and tells in which order they ran.
 async fn order(router: &Arc<Router>, jobs: Vec<(&'static str, Job)>) -> Vec<&'static str> {
-    let (done, mut ended) = mpsc::unbounded_channel();
+    let (done, mut ended) = mpsc::channel(jobs.len().max(1));
     for (name, job) in jobs {
         let (router, done) = (Arc::clone(router), done.clone());
         tokio::spawn(async move {
             let mut answer = router.dispatch(&job, 1).await.unwrap();
-            let _ = done.send(name);
+            let _ = done.send(name).await;
             read(&mut answer).await.unwrap();
         });
         tokio::time::sleep(Duration::from_micros(10)).await;
@@ -117,6 +117,7 @@ async fn a_request_waits_for_the_first_worker_of_a_pool_that_was_scaled_to_nothi
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::print_stdout, reason = "the figure is what one looks for")]
 async fn a_decision_over_a_thousand_workers_places_every_request_evenly() {
     let worker = |at: u32| {
         let worker: Arc<dyn Worker> = Arc::new(ScriptedWorker::new(info(), files(), 4));
