@@ -41,3 +41,15 @@ async fn openai_node_6_refusals_are_its_own_errors() -> anyhow::Result<()> {
 async fn openai_node_6_can_leave_at_any_time() -> anyhow::Result<()> {
     Script::node("openai-6", "resilience.mjs").check().await
 }
+
+#[tokio::test]
+async fn openai_node_7_calls_forms_choices_and_log_probabilities_are_its_own() -> anyhow::Result<()>
+{
+    Script::node("openai-7", "outputs.mjs").check().await
+}
+
+#[tokio::test]
+async fn openai_node_6_calls_forms_choices_and_log_probabilities_are_its_own() -> anyhow::Result<()>
+{
+    Script::node("openai-6", "outputs.mjs").check().await
+}

@@ -41,3 +41,15 @@ async fn openai_python_2_refusals_are_its_own_errors() -> anyhow::Result<()> {
 async fn openai_python_2_can_leave_at_any_time() -> anyhow::Result<()> {
     Script::python("openai-2", "resilience.py").check().await
 }
+
+#[tokio::test]
+async fn openai_python_3_calls_forms_choices_and_log_probabilities_are_its_own()
+-> anyhow::Result<()> {
+    Script::python("openai-3", "outputs.py").check().await
+}
+
+#[tokio::test]
+async fn openai_python_2_calls_forms_choices_and_log_probabilities_are_its_own()
+-> anyhow::Result<()> {
+    Script::python("openai-2", "outputs.py").check().await
+}

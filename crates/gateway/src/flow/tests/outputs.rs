@@ -254,7 +254,7 @@ async fn choices_go_on_elsewhere_as_one_does() {
 #[tokio::test]
 async fn tokens_are_told_of_as_far_as_their_text_is_shown() {
     let spoken = "Hello K\u{f6}ln \u{1f642}, this is the END of it.";
-    for stop in [json!([]), json!(["END"]), json!(["ln"])] {
+    for stop in [json!([]), json!(["END"]), json!(["ln"]), json!(["is the END of"])] {
         let world = saying(&[spoken], None).await;
         let asked = json!({ "logprobs": true, "top_logprobs": 2, "stop": stop });
         let mut streamed = asking(&asked);
@@ -269,6 +269,8 @@ async fn tokens_are_told_of_as_far_as_their_text_is_shown() {
         let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
         let spelled = String::from_utf8_lossy(&bytes).into_owned();
         assert!(spelled.starts_with(content) && spoken.starts_with(&spelled), "{spelled}");
+        let last = told.last().unwrap()["bytes"].as_array().unwrap().len();
+        assert!(bytes.len() - last < content.len(), "no token of the stop string: {spelled}");
         for (at, token) in told.iter().enumerate() {
             assert_eq!(token["logprob"], -(at as f64 + 1.0) / 8.0);
             let top = token["top_logprobs"].as_array().unwrap();
