@@ -270,8 +270,11 @@ impl Running {
     ///
     /// Forced tokens whose log-probabilities are wanted come one by one, because each needs its own logits.
     pub(crate) fn settle(&mut self, stop_tokens: &[u32], interval: Duration) -> Outcome {
-        if !self.waits_for_guide()
-            && let Some(mut held) = self.held.take()
+        if self.is_late() {
+            // Whatever the guide says from now on, the logits that are kept come first.
+            return Outcome::Continues;
+        }
+        if let Some(mut held) = self.held.take()
             && let Some(drawn) = self.draw(&mut held.logits, stop_tokens)
             && let Outcome::Ended(end) = self.accept(drawn, stop_tokens, interval)
         {

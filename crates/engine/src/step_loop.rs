@@ -124,7 +124,10 @@ impl StepLoop {
             }
             self.obey();
             self.admit();
-            self.settle();
+            if self.settle() {
+                // Somebody may wait for the places that have become free.
+                continue;
+            }
             let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
             let turns = schedule(&needs, self.budget());
             self.ledger.book_overhead();
@@ -182,8 +185,8 @@ impl StepLoop {
         }
     }
 
-    /// Does what the guides of sequences have found out.
-    fn settle(&mut self) {
+    /// Does what the guides of sequences have found out; whether that was the end of some.
+    fn settle(&mut self) -> bool {
         let began = Instant::now();
         let late = self.running.iter_mut().map(Running::deserves_wait).filter(|late| *late).count();
         if late > 0 {
@@ -204,10 +207,12 @@ impl StepLoop {
                 ended.push((sequence, end));
             }
         }
+        let some_ended = !ended.is_empty();
         self.end_all(ended);
         if masks > 0 {
             self.mask_waits.note(began.elapsed());
         }
+        some_ended
     }
 
     /// Computes and sends one step.

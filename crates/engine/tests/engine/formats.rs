@@ -179,6 +179,17 @@ proptest! {
 }
 
 #[test]
+fn who_waits_is_admitted_when_an_output_ends_between_two_steps() {
+    let engine = start(EngineConfig { max_sequences: 1, ..EngineConfig::default() });
+    let choice = || Format::Choice(["yes".to_owned(), "no".to_owned()].into());
+    let requests = (0..20).map(|_| formatted(choice(), 20)).collect();
+
+    let answers = block_on(answers(&engine, requests));
+
+    assert!(answers.iter().all(|answer| answer.reason == FinishReason::Stop));
+}
+
+#[test]
 fn a_continuation_at_every_token_says_the_same_in_every_format() {
     let here = start(EngineConfig::default());
     let there = start(EngineConfig { prefill_chunk: 5, ..EngineConfig::default() });

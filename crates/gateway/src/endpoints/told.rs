@@ -62,8 +62,20 @@ impl Delta {
 
     pub(crate) fn extend(&mut self, more: Self) {
         self.content.push_str(&more.content);
-        self.calls.extend(more.calls);
+        for piece in more.calls {
+            self.add_call(piece);
+        }
         self.tokens.extend(more.tokens);
+    }
+}
+
+impl Delta {
+    /// Adds to a call. One chunk has one piece of each call: some clients take two for two calls.
+    pub(crate) fn add_call(&mut self, piece: CallPiece) {
+        match self.calls.iter_mut().find(|known| known.index == piece.index) {
+            Some(known) => known.arguments.push_str(&piece.arguments),
+            None => self.calls.push(piece),
+        }
     }
 }
 

@@ -163,15 +163,11 @@ impl Output {
                     self.told
                         .calls
                         .push(FunctionCall { name: name.clone(), arguments: String::new() });
-                    delta.calls.push(CallPiece {
-                        index,
-                        name: Some(name),
-                        arguments: String::new(),
-                    });
+                    delta.add_call(CallPiece { index, name: Some(name), arguments: String::new() });
                 }
                 Part::Arguments { index, text } => {
                     self.told.calls[index].arguments.push_str(&text);
-                    delta.calls.push(CallPiece { index, name: None, arguments: text });
+                    delta.add_call(CallPiece { index, name: None, arguments: text });
                 }
             }
         }
