@@ -1,5 +1,7 @@
 //! What an engine tells about itself.
 
+use std::time::Duration;
+
 use domain::Accounts;
 
 use crate::MaskTimes;
@@ -21,6 +23,10 @@ pub struct EngineState {
     pub waiting: u32,
     /// Prompt tokens that are still to be computed, of waiting and running sequences.
     pub waiting_tokens: u64,
+    /// What a token of a prompt takes, by the work model: the mean over a prompt of common length.
+    pub prompt_token_time: Duration,
+    /// How long a step takes, lately.
+    pub step_time: Duration,
     /// Whether new sequences are refused.
     pub draining: bool,
     /// Output tokens produced since the start.
@@ -32,4 +38,12 @@ pub struct EngineState {
     pub attribution_error_ppm: u32,
     /// What keeping outputs in their formats takes.
     pub mask_times: MaskTimes,
+}
+
+impl EngineState {
+    /// After how long a sequence that came now would have its first token, its own prompt not counted.
+    pub fn first_token_in(&self) -> Duration {
+        let tokens = u32::try_from(self.waiting_tokens).unwrap_or(u32::MAX);
+        self.prompt_token_time.saturating_mul(tokens).saturating_add(self.step_time)
+    }
 }

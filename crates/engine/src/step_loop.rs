@@ -16,7 +16,7 @@ mod calibration;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{FinishReason, ModelInfo};
+use domain::{FinishReason, GpuTime, ModelInfo};
 use tokio::sync::watch;
 
 use crate::attribution::{Attribution, Phase, Work};
@@ -54,6 +54,8 @@ pub(crate) struct StepLoop {
     masks: Recent,
     mask_waits: Recent,
     produced: u64,
+    /// The mean over some recent steps.
+    step_time: Duration,
     report: watch::Sender<EngineState>,
     reported: Instant,
 }
@@ -98,6 +100,7 @@ impl StepLoop {
             masks: Recent::default(),
             mask_waits: Recent::default(),
             produced: 0,
+            step_time: Duration::ZERO,
             report,
             reported: Instant::now(),
         })
@@ -243,6 +246,7 @@ impl StepLoop {
     /// Books the time of a step on its sequences, and on us what made up for their losses.
     fn attribute(&mut self, turns: &[Turn], works: &[Work]) {
         let time = self.ledger.book_requests();
+        self.step_time = (self.step_time * 7 + duration(time)) / 8;
         let shares = self.attribution.split(time, works);
         for ((turn, work), &share) in turns.iter().zip(works).zip(shares) {
             self.running[turn.sequence].outlet.spend(work.phase, share);
@@ -342,6 +346,8 @@ impl StepLoop {
             paused: needs.iter().filter(|need| need.paused).count() as u32,
             waiting,
             waiting_tokens: waiting_prompts + prompts_left,
+            prompt_token_time: duration(self.attribution.saved(COMMON_PROMPT)) / COMMON_PROMPT,
+            step_time: self.step_time,
             draining: self.orders.draining,
             produced_tokens: self.produced,
             accounts: self.ledger.accounts(),
@@ -375,4 +381,10 @@ impl Drop for StepLoop {
 
 /// How long a step waits for masks that are late. Most take a fraction of this.
 const MASK_WAIT: Duration = Duration::from_millis(2);
+const fn duration(time: GpuTime) -> Duration {
+    Duration::from_nanos(time.nanos())
+}
+
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
+/// Tokens of a prompt by which prompts are measured.
+const COMMON_PROMPT: u32 = 512;

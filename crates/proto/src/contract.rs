@@ -14,7 +14,7 @@ use domain::{
     Logprobs, ModelDigest, ModelFiles, ModelInfo, NanoUsd, OutputRules, Rent, RequestId, Sampling,
     Share, Stage, Usage,
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
 /// A process with an engine.
@@ -41,15 +41,23 @@ pub trait Worker: Send + Sync {
     /// The tokenizer and template of a model it serves.
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError>;
 
-    /// Which prefixes its KV cache holds: all of them first, then what changes.
-    async fn prefixes(&self) -> Result<PrefixStream, WorkerError>;
+    /// Which prefixes its KV cache holds: all of them first, then what changes. One that keeps none says that,
+    /// and it never changes.
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
+        let nothing = PrefixChange { reset: true, ..PrefixChange::default() };
+        Ok(stream::iter([nothing]).chain(stream::pending()).boxed())
+    }
 
-    /// The content of those of these KV blocks that it holds.
-    async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError>;
+    /// The content of those of these KV blocks that it holds; nothing, if it keeps none.
+    async fn blocks(&self, _wanted: BlocksWanted) -> Result<BlockStream, WorkerError> {
+        Ok(stream::empty().boxed())
+    }
 
     /// Gets the blocks of a prefix that it lacks from another worker, where that is faster than computing
-    /// them. Returns when they are there.
-    async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError>;
+    /// them. Returns when they are there. One that keeps none gets none.
+    async fn fetch(&self, _order: FetchOrder) -> Result<Fetched, WorkerError> {
+        Ok(Fetched::default())
+    }
 }
 
 /// Texts to embed.

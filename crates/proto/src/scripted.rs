@@ -20,8 +20,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::contract::{
-    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixChange, PrefixStream,
-    Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 
 /// A worker that follows a script.
@@ -221,20 +220,6 @@ impl Worker for ScriptedWorker {
             return Err(WorkerError::ModelNotFound(model.clone()));
         }
         Ok(self.files.clone())
-    }
-
-    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
-        // It keeps nothing, and that never changes.
-        let nothing = PrefixChange { reset: true, ..PrefixChange::default() };
-        Ok(stream::iter([nothing]).chain(stream::pending()).boxed())
-    }
-
-    async fn blocks(&self, _: BlocksWanted) -> Result<BlockStream, WorkerError> {
-        Ok(stream::empty().boxed())
-    }
-
-    async fn fetch(&self, _: FetchOrder) -> Result<Fetched, WorkerError> {
-        Ok(Fetched::default())
     }
 }
 

@@ -268,6 +268,3 @@ impl Drop for Turn {
 const MAX_TRYING: usize = 8;
 /// The longest wait that is predicted.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
-
-#[cfg(test)]
-mod tests;

@@ -180,7 +180,8 @@ impl Router {
         let mut sizes = sizes.filter_map(|member| member.with_state(|state| state.block_tokens));
         let block_tokens = sizes.find(|tokens| *tokens > 0).unwrap_or(0);
         let mut names = Vec::new();
-        if block_tokens > 0 {
+        // Where nobody holds a prefix, a name would be a hash for nothing.
+        if block_tokens > 0 && !self.prefixes.is_empty() {
             let most = (block_tokens as usize).saturating_mul(MAX_NAMES);
             let text = BlockNames::new(model, *salt, block_tokens);
             let all = if generated.is_empty() {

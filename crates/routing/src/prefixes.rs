@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use proto::PrefixChange;
@@ -16,6 +17,8 @@ pub(crate) struct Prefixes {
     shards: Vec<RwLock<Shard>>,
     /// The blocks of each worker, to forget them all.
     held: RwLock<HashMap<u32, Mutex<HashSet<u64, AsIs>>>>,
+    /// How many that are over all workers, to know without looking whether prompts need names at all.
+    blocks: AtomicUsize,
 }
 
 type Shard = HashMap<u64, Holders, AsIs>;
@@ -41,7 +44,7 @@ impl Holders {
 impl Default for Prefixes {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
-        Self { shards, held: RwLock::default() }
+        Self { shards, held: RwLock::default(), blocks: AtomicUsize::new(0) }
     }
 }
 
@@ -60,11 +63,13 @@ impl Prefixes {
         let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &change.removed {
             if blocks.remove(name) {
+                self.blocks.fetch_sub(1, Ordering::Relaxed);
                 self.remove(worker, *name);
             }
         }
         for name in &change.added {
             if blocks.len() < MAX_BLOCKS && blocks.insert(*name) {
+                self.blocks.fetch_add(1, Ordering::Relaxed);
                 self.add(worker, *name);
             }
         }
@@ -75,8 +80,14 @@ impl Prefixes {
         let blocks = self.held.write().unwrap_or_else(PoisonError::into_inner).remove(&worker);
         let Some(blocks) = blocks else { return };
         for name in blocks.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.blocks.fetch_sub(1, Ordering::Relaxed);
             self.remove(worker, name);
         }
+    }
+
+    /// Whether nobody holds anything, as far as is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.load(Ordering::Relaxed) == 0
     }
 
     /// Who holds how much of a prompt whose blocks have these names.

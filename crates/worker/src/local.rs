@@ -11,8 +11,8 @@ use engine::{
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
-    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, GrpcWorker, PrefixChange,
-    PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerServer, WorkerState,
+    Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker, WorkerError, WorkerServer,
+    WorkerState,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -184,19 +184,6 @@ impl Worker for LocalWorker {
         }
         Ok(self.files.clone())
     }
-
-    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
-        let nothing = PrefixChange { reset: true, ..PrefixChange::default() };
-        Ok(stream::iter([nothing]).chain(stream::pending()).boxed())
-    }
-
-    async fn blocks(&self, _: BlocksWanted) -> Result<BlockStream, WorkerError> {
-        Ok(stream::empty().boxed())
-    }
-
-    async fn fetch(&self, _: FetchOrder) -> Result<Fetched, WorkerError> {
-        Ok(Fetched::default())
-    }
 }
 
 /// What a sequence tells, while wishes are passed to it. Dropping the stream cancels the sequence.
@@ -299,6 +286,9 @@ impl Watching {
             zone: self.zone.clone(),
             block_tokens: state.block_tokens,
             waiting_tokens: state.waiting_tokens,
+            first_token_in: state.first_token_in(),
+            prompt_token_time: state.prompt_token_time,
+            step_time: state.step_time,
             price_per_hour: rent.per_hour(),
             capacity: rent.capacity(),
             accounts: state.accounts,

@@ -44,6 +44,23 @@ fn events_carry_the_time_of_their_tokens() {
 }
 
 #[test]
+fn an_engine_tells_how_long_a_prompt_and_a_step_take_and_what_waits_adds_to_that() {
+    let engine = start(EngineConfig { max_sequences: 1, ..EngineConfig::default() });
+    block_on(async {
+        answers(&engine, vec![request(&[4088; 40], 3)]).await;
+        let idle = until(&engine, |state| state.running == 0 && !state.step_time.is_zero()).await;
+        assert!(!idle.prompt_token_time.is_zero());
+
+        let _running = engine.submit(endless()).unwrap();
+        let long = Request { prompt: vec![300; 1_500].into(), max_output: 5, ..endless() };
+        let _waiting = engine.submit(long).unwrap();
+
+        let busy = until(&engine, |state| state.waiting_tokens >= 1_500).await;
+        assert!(busy.first_token_in() >= busy.prompt_token_time * 1_500, "{busy:?}");
+    });
+}
+
+#[test]
 fn waiting_for_work_is_idle_time() {
     let engine = start(EngineConfig::default());
     block_on(async {

@@ -7,6 +7,7 @@ use admission::tenancy::{Action, Resource};
 use axum::Json;
 use axum::extract::State;
 use domain::{Capacity, Rent};
+use proto::WorkerError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -85,12 +86,7 @@ async fn price(
         return Ok(Json(priced));
     }
     let worker = &priced.worker;
-    let told = api.gateway.router().set_price(worker, rent).await;
-    let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
-    if let Err(error) = told {
-        tracing::warn!(worker, error = ?error, "worker not told its price");
-        return Err(Refusal::lost_worker(worker));
-    }
+    heard(worker, api.gateway.router().set_price(worker, rent).await)?;
     let detail = json!({ "price_per_hour_usd": per_hour.to_string(), "capacity": capacity });
     api.registry.tell(actor, deed, worker, detail).await?;
     Ok(Json(priced))
@@ -130,12 +126,7 @@ async fn drain(
     }
     let Drain { worker, leaves_in_seconds } = &drain;
     let leaves_in = leaves_in_seconds.map(|seconds| Duration::from_secs(seconds.into()));
-    let told = api.gateway.router().drain(worker, leaves_in).await;
-    let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
-    if let Err(error) = told {
-        tracing::warn!(worker, error = ?error, "worker not told to leave");
-        return Err(Refusal::lost_worker(worker));
-    }
+    heard(worker, api.gateway.router().drain(worker, leaves_in).await)?;
     let detail = json!({ "drain": true, "leaves_in_seconds": leaves_in_seconds });
     api.registry.tell(actor, deed, worker, detail).await?;
     Ok(Json(drain))
@@ -148,4 +139,13 @@ impl From<Terms> for Capacity {
             Terms::Spot => Self::Spot,
         }
     }
+}
+
+/// What came of telling a worker something: it may not be there, or not have heard.
+fn heard(worker: &str, told: Option<Result<(), WorkerError>>) -> Result<(), Refusal> {
+    let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
+    told.map_err(|error| {
+        tracing::warn!(worker, error = ?error, "worker not told");
+        Refusal::lost_worker(worker)
+    })
 }

@@ -26,14 +26,16 @@ fn the_longest_match_comes_first() {
 #[test]
 fn what_was_reset_or_removed_is_not_found() {
     let prefixes = Prefixes::default();
+    assert!(prefixes.is_empty());
     prefixes.learn(1, &holds(&[1, 2, 3]));
+    assert!(!prefixes.is_empty());
     prefixes.learn(1, &PrefixChange { reset: false, added: vec![], removed: vec![3] });
     assert_eq!(prefixes.find(&[1, 2, 3]), [(1, 2)]);
 
     prefixes.learn(1, &PrefixChange { reset: true, added: vec![9], removed: vec![] });
     assert!(prefixes.find(&[1, 2, 3]).is_empty());
     prefixes.forget(1);
-    assert!(prefixes.find(&[9]).is_empty());
+    assert!(prefixes.find(&[9]).is_empty() && prefixes.is_empty());
     assert!(prefixes.shards.iter().all(|shard| shard.read().unwrap().is_empty()));
 }
 
