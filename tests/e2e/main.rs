@@ -23,4 +23,5 @@ mod restarts;
 mod settled;
 mod tls;
 mod tokens;
+mod upgrades;
 mod verification;

@@ -10,14 +10,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
-use system_tests::{Api, Cluster, told, until};
+use sqlx::{Connection as _, PgConnection, Row as _};
+use system_tests::{Api, Cluster, until};
 use tokio::task::JoinSet;
+
+#[path = "../database.rs"]
+mod database;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_neither_overspend_a_budget_nor_lose_a_row_when_gateway_and_redis_die()
 -> anyhow::Result<()> {
-    let (database, mut books) = database().await?;
+    let database = database::empty("outage").await?;
+    let mut books = PgConnection::connect(&database).await.context("reach the new database")?;
     let mut cluster = Cluster::start(GATEWAYS, &database, ENGINE).await?;
     let budget = format!("usd=0.{BUDGET:09}");
     let make = ["keys", "create", "--name", "shared", "--budget", &budget];
@@ -199,21 +203,6 @@ fn question(number: usize, tokens: u32) -> Value {
         "max_tokens": tokens,
         "logit_bias": no_end,
     })
-}
-
-/// An empty database in the server that tests are given, and a way to look into it.
-async fn database() -> anyhow::Result<(String, PgConnection)> {
-    let server = told("TOLLGATE_TEST_POSTGRES").context(
-        "TOLLGATE_TEST_POSTGRES must name a PostgreSQL to test with; `cargo xtask test` starts one and sets it",
-    )?;
-    let server = server.to_string_lossy().into_owned();
-    let name = format!("outage_{}", std::process::id());
-    let mut connection = PgConnection::connect(&server).await.context("reach the database")?;
-    connection.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
-    let (start, _) = server.rsplit_once('/').context("the server's address names a database")?;
-    let address = format!("{start}/{name}");
-    let books = PgConnection::connect(&address).await.context("reach the new database")?;
-    Ok((address, books))
 }
 
 #[expect(clippy::print_stdout, reason = "a run of minutes has something to tell when it is over")]

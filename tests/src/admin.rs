@@ -33,6 +33,15 @@ impl Admin {
         answer.json().await.context("read the status")
     }
 
+    /// `POST path` with JSON: the status, and what was answered.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
+        let url = format!("{}{path}", self.endpoint);
+        let request = self.http.post(url).bearer_auth(&self.token).json(body).timeout(LIMIT);
+        let answer = request.send().await.with_context(|| format!("post to {path}"))?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.with_context(|| format!("read what {path} answers"))?))
+    }
+
     /// The value of a metric without labels.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let url = format!("{}/metrics", self.endpoint);

@@ -49,7 +49,7 @@ impl Cluster {
                 text,
                 "database = \"{database}\"\nredis = \"{}\"\npepper_file = \"{}\"\n\
                  gateways = {gateways}\n{PRICES}\n[[workers]]\naddress = \"http://{}\"\n\
-                 [limits]\nqueue_timeout = \"2m\"\n",
+                 [limits]\nqueue_timeout = \"2m\"\ndrain_timeout = \"3m\"\n",
                 redis.url(),
                 pepper.display(),
                 worker.address(),

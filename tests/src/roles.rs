@@ -52,6 +52,24 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Starts another process that takes this one's place, as its configuration says now, and returns this one's
+    /// process, which ends what it has begun.
+    pub async fn upgrade(&mut self) -> anyhow::Result<Process> {
+        let config = self.0.config.as_os_str();
+        let next = Process::start(&[
+            "gateway".as_ref(),
+            "--upgrade".as_ref(),
+            "--config".as_ref(),
+            config,
+        ])?;
+        next.logged("gateway ready", START_LIMIT).await?;
+        let before = std::mem::replace(&mut self.0.process, next);
+        before.logged("another process serves now", START_LIMIT).await?;
+        Ok(before)
+    }
+}
+
 impl Worker {
     /// Starts a worker that listens on `listen`, as its configuration says.
     pub async fn start(config: &Path, listen: SocketAddr) -> anyhow::Result<Self> {

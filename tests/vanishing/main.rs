@@ -7,6 +7,7 @@
 //!
 //! When a worker goes is decided by a seed, in tokens that clients have read; `TOLLGATE_VANISHING_SEED` sets it.
 
+mod positions;
 mod questions;
 mod transcript;
 

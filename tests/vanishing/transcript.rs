@@ -63,6 +63,11 @@ impl Transcript {
         Ok(transcript)
     }
 
+    /// Tokens of all choices.
+    pub(crate) const fn completion_tokens(&self) -> u64 {
+        self.completion_tokens
+    }
+
     /// How much there was to read.
     pub(crate) fn pieces(&self) -> usize {
         self.choices.len() * 2 + self.completion_tokens as usize / 8

@@ -109,7 +109,7 @@ pub struct KeySetError {
 
 /// Verifies tokens of every configured issuer.
 pub struct BearerTokens {
-    issuers: Vec<Known>,
+    issuers: ArcSwap<Vec<Known>>,
     clock: Arc<dyn Clock>,
     /// Tokens that were verified before, by hash: a signature costs more than everything else together.
     verified: Mutex<HashMap<[u8; 32], Verified>>,
@@ -138,15 +138,18 @@ struct Verified {
 impl BearerTokens {
     /// Tokens of `issuers`; keys that are published elsewhere are fetched by [`Self::follow`].
     pub fn new(issuers: Vec<Issuer>, clock: Arc<dyn Clock>) -> Result<Self, KeySetError> {
-        let known = |issuer: Issuer| {
-            let keys = match &issuer.keys {
-                TokenKeys::Fixed(text) => parse_keys(&issuer.name, text)?,
-                TokenKeys::Fetched(_) => Vec::new(),
-            };
-            Ok(Known { issuer, keys: ArcSwap::from_pointee(keys), fetched_at: Mutex::default() })
-        };
-        let issuers = issuers.into_iter().map(known).collect::<Result<_, _>>()?;
+        let issuers = ArcSwap::from_pointee(known(issuers, &[])?);
         Ok(Self { issuers, clock, verified: Mutex::default(), missing: Notify::new() })
+    }
+
+    /// From now on tokens of `issuers` are believed, and no others. Keys that were fetched from where one still
+    /// publishes them are kept; others are fetched by the next [`Self::refresh`].
+    pub fn replace(&self, issuers: Vec<Issuer>) -> Result<(), KeySetError> {
+        let issuers = known(issuers, &self.issuers.load())?;
+        self.issuers.store(Arc::new(issuers));
+        // What an issuer signed that is not believed any more must not live on.
+        self.verified().clear();
+        Ok(())
     }
 
     /// Who bears `token`.
@@ -180,7 +183,7 @@ impl BearerTokens {
 
     /// Fetches the keys of issuers that publish them, unless that was done a moment ago.
     pub async fn refresh(&self, source: &dyn KeySets) {
-        for known in &self.issuers {
+        for known in self.issuers.load_full().iter() {
             let TokenKeys::Fetched(url) = &known.issuer.keys else { continue };
             if !known.may_fetch(self.clock.now()) {
                 continue;
@@ -208,7 +211,8 @@ impl BearerTokens {
     fn verify_anew(&self, token: &str, hash: [u8; 32]) -> Result<Verified, AdmitError> {
         let header = decode_header(token).map_err(|_| bad("it is not a JSON Web Token"))?;
         let claimed = insecure_issuer(token).ok_or_else(|| bad("it names no issuer (`iss`)"))?;
-        let known = self.issuers.iter().find(|known| known.issuer.name == claimed);
+        let issuers = self.issuers.load_full();
+        let known = issuers.iter().find(|known| known.issuer.name == claimed);
         let known = known.ok_or_else(|| bad("its issuer (`iss`) is not known here"))?;
         let allowed = known.issuer.algorithms.iter().any(|one| one.library() == header.alg);
         if !allowed {
@@ -265,6 +269,21 @@ impl BearerTokens {
     fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Verified>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Issuers with their keys; those that are fetched as `before` has them, if it does.
+fn known(issuers: Vec<Issuer>, before: &[Known]) -> Result<Vec<Known>, KeySetError> {
+    let known = |issuer: Issuer| {
+        let keys = match &issuer.keys {
+            TokenKeys::Fixed(text) => Arc::new(parse_keys(&issuer.name, text)?),
+            TokenKeys::Fetched(url) => {
+                let there = |known: &&Known| matches!(&known.issuer.keys, TokenKeys::Fetched(one) if one == url);
+                before.iter().find(there).map(|known| known.keys.load_full()).unwrap_or_default()
+            }
+        };
+        Ok(Known { issuer, keys: ArcSwap::new(keys), fetched_at: Mutex::default() })
+    };
+    issuers.into_iter().map(known).collect()
 }
 
 impl Issuer {

@@ -28,7 +28,7 @@ use crate::quota::{Ask, Grant, RateState, Rates, Refusal};
 use slice::{Slice, larger_than_rate};
 
 /// How a gateway shares quotas with others.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SliceSettings {
     /// Gateways there are, for sharing rates while the bank is silent.
     pub gateways: u32,

@@ -14,6 +14,7 @@ mod answer;
 mod asked;
 mod audit;
 mod budgets;
+mod configuration;
 mod description;
 mod end_users;
 mod keys;
@@ -46,6 +47,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use self::refusal::Refusal;
 use crate::gateway::Gateway;
+use crate::reload::Reloads;
 
 /// What the admin listener shows and changes.
 pub(crate) struct AdminApi {
@@ -55,6 +57,7 @@ pub(crate) struct AdminApi {
     clock: Arc<dyn Clock>,
     /// Taken while the ledger is added up: that reads every row, and one at a time is enough.
     verifying: Mutex<()>,
+    reloads: Option<Arc<Reloads>>,
 }
 
 impl AdminApi {
@@ -64,7 +67,12 @@ impl AdminApi {
         database: Database,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { gateway, registry, database, clock, verifying: Mutex::default() }
+        Self { gateway, registry, database, clock, verifying: Mutex::default(), reloads: None }
+    }
+
+    /// The same, which can have the configuration read again.
+    pub(crate) fn reloading(self, reloads: Arc<Reloads>) -> Self {
+        Self { reloads: Some(reloads), ..self }
     }
 
     fn now(&self) -> Timestamp {
@@ -106,6 +114,7 @@ static RESOURCES: &[fn() -> Routes] = &[
     audit::routes,
     status::routes,
     workers::routes,
+    configuration::routes,
     whoami::routes,
     description::routes,
 ];

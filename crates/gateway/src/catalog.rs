@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use admission::{Caller, Directory};
+use arc_swap::ArcSwap;
 use domain::{
     ErrorKind, Format, Job, JobParts, ModelInfo, ModelName, OutputRules, Price, Priority,
     RequestId, Share,
@@ -16,7 +17,7 @@ use routing::{Router, Served};
 use serde_json::json;
 
 use crate::call::Call;
-use crate::config::Shares;
+use crate::config::{GatewaySettings, Shares};
 use crate::failure::Failure;
 use crate::text::{ModelText, TextError};
 use crate::tools::{self, ToolChoice};
@@ -26,11 +27,29 @@ pub(crate) struct Catalog {
     router: Arc<Router>,
     /// Prices with a date; they go before those of the configuration.
     directory: Arc<Directory>,
-    prices: HashMap<ModelName, Price>,
-    /// For models without a price of their own: GPU time at cost, times this.
-    markup_percent: u32,
-    shares: Shares,
+    tariff: ArcSwap<Tariff>,
     models: RwLock<Arc<BTreeMap<ModelName, Arc<Model>>>>,
+}
+
+/// What the configuration says that models cost, and who gets how much of them.
+pub(crate) struct Tariff {
+    /// Token prices.
+    pub(crate) prices: HashMap<ModelName, Price>,
+    /// For models without a price of their own: GPU time at cost, times this.
+    pub(crate) markup_percent: u32,
+    /// Projects that are not as everybody else.
+    pub(crate) shares: Shares,
+}
+
+impl Tariff {
+    /// Those of a configuration.
+    pub(crate) fn of(settings: &GatewaySettings) -> Self {
+        Self {
+            prices: settings.prices.clone(),
+            markup_percent: settings.gpu_time_markup_percent,
+            shares: settings.shares.clone(),
+        }
+    }
 }
 
 /// A model that can be asked for.
@@ -53,24 +72,20 @@ enum OfferError {
 }
 
 impl Catalog {
-    pub(crate) fn new(
-        router: Arc<Router>,
-        directory: Arc<Directory>,
-        prices: HashMap<ModelName, Price>,
-        markup_percent: u32,
-    ) -> Self {
-        let (shares, models) = Default::default();
-        Self { router, directory, prices, markup_percent, shares, models }
+    pub(crate) fn new(router: Arc<Router>, directory: Arc<Directory>, tariff: Tariff) -> Self {
+        let (tariff, models) = (ArcSwap::from_pointee(tariff), RwLock::default());
+        Self { router, directory, tariff, models }
     }
 
-    /// The same, with shares of their own for some projects.
-    pub(crate) fn sharing(self, shares: Shares) -> Self {
-        Self { shares, ..self }
+    /// From now on this tariff holds for whatever comes.
+    pub(crate) async fn adopt(&self, tariff: Tariff) {
+        self.tariff.store(Arc::new(tariff));
+        self.refresh().await;
     }
 
     /// How much of contended workers a caller gets for a request that asks for this priority.
     pub(crate) fn share(&self, caller: &Caller, asked: Option<Priority>) -> Share {
-        self.shares.of(caller.scope().project, asked)
+        self.tariff.load().shares.of(caller.scope().project, asked)
     }
 
     /// Keeps the catalog up with the router until dropped.
@@ -123,9 +138,10 @@ impl Catalog {
 
     /// What `model` costs a tenant; without a price list it is GPU time, never nothing.
     fn price(&self, served: &Served) -> Price {
+        let Tariff { prices, markup_percent, .. } = &**self.tariff.load();
         let gpu_time =
-            Price::GpuTime { per_hour: served.price_per_hour, markup_percent: self.markup_percent };
-        self.prices.get(&served.info.name).copied().unwrap_or(gpu_time)
+            Price::GpuTime { per_hour: served.price_per_hour, markup_percent: *markup_percent };
+        prices.get(&served.info.name).copied().unwrap_or(gpu_time)
     }
 
     fn find(&self, name: &ModelName) -> Option<Arc<Model>> {
@@ -134,6 +150,11 @@ impl Catalog {
 
     fn all(&self) -> Arc<BTreeMap<ModelName, Arc<Model>>> {
         Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What models are called.
+    pub(crate) fn names(&self) -> Vec<ModelName> {
+        self.all().keys().cloned().collect()
     }
 
     /// The models `caller` may use, by name.

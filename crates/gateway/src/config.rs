@@ -143,6 +143,9 @@ struct RawLimits {
     /// How long running requests may take after the gateway was told to stop.
     #[serde(with = "humantime_serde")]
     drain_timeout: Duration,
+    /// How long the gateway accepts requests after it was told to stop, while it says that it is not ready.
+    #[serde(with = "humantime_serde")]
+    shutdown_delay: Duration,
 }
 
 impl Default for RawLimits {
@@ -154,6 +157,7 @@ impl Default for RawLimits {
             request_timeout: Duration::from_mins(10),
             queue_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            shutdown_delay: Duration::ZERO,
         }
     }
 }
@@ -187,6 +191,8 @@ pub struct GatewaySettings {
     pub shares: Shares,
     /// How long running requests may take after the gateway was told to stop.
     pub drain_timeout: Duration,
+    /// How long the gateway accepts requests after it was told to stop, while it says that it is not ready.
+    pub shutdown_delay: Duration,
     pub(crate) flow: FlowSettings,
 }
 
@@ -275,7 +281,7 @@ impl RawGateway {
         let directory = directory.check(redis.is_some(), &mut problems);
         let routing = routing.check(limits.queue_timeout, &mut problems);
         let shares = Shares::check(tenants, &mut problems);
-        let drain_timeout = limits.drain_timeout;
+        let RawLimits { drain_timeout, shutdown_delay, .. } = limits;
         let settings = GatewaySettings {
             listen,
             admin_listen,
@@ -300,6 +306,7 @@ impl RawGateway {
             routing,
             shares,
             drain_timeout,
+            shutdown_delay,
             flow: limits.check(&mut problems),
         };
         problems.into_result(settings)

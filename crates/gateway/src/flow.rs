@@ -1,16 +1,10 @@
 //! The life of a request, top to bottom.
 //!
 //! Each line of [`Gateway::answer`] needs what the line above returned, so a dispatch without a
-//! hold does not compile. Observability is written once, around it.
-
-use std::sync::Arc;
+//! hold does not compile. Observability is written once, around it. How requests come in is in `door.rs`.
 
 use admission::{Caller, Outcome, Rates, Receipt};
-use async_trait::async_trait;
 use domain::{FinishReason, Job, Priority, RequestId};
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::server::ShutdownWatch;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -21,61 +15,9 @@ use crate::gateway::Gateway;
 use crate::relay::{Exchange, Relayed};
 use crate::reply::Reply;
 
-/// The Pingora application: bytes in, bytes out.
-pub(crate) struct App {
-    gateway: Arc<Gateway>,
-    options: HttpServerOptions,
-}
-
-impl App {
-    pub(crate) fn new(gateway: Arc<Gateway>) -> Self {
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        Self { gateway, options }
-    }
-}
-
-#[async_trait]
-impl HttpServerApp for App {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let request = RequestId::generate();
-        match session.read_request().await {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(error) => {
-                let failure = unreadable(&error.to_string());
-                Reply::refuse(session, request, &failure).await;
-                return None;
-            }
-        }
-        if *shutdown.borrow() {
-            session.set_keepalive(None);
-        }
-        let mut reply = Reply::new(session, request);
-        self.gateway.serve(&mut reply).await;
-        reply.finish().await
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-}
-
-/// What is wrong with a head that Pingora could not read.
-fn unreadable(error: &str) -> Failure {
-    if error.contains("larger than") || error.contains("too many headers") {
-        return Failure::of(domain::ErrorKind::HeadTooLarge, "the request's headers are too large");
-    }
-    Failure::of(domain::ErrorKind::InvalidRequest, "the request is not valid HTTP")
-}
-
 impl Gateway {
     /// Answers one request, and says once what became of it.
-    async fn serve(&self, reply: &mut Reply) {
+    pub(crate) async fn serve(&self, reply: &mut Reply) {
         let began = Instant::now();
         let _in_flight = self.count_in_flight();
         let answered = self.answer(reply, began).await;

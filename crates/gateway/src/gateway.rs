@@ -1,14 +1,15 @@
 //! What one gateway is made of, and how much runs in it at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use admission::Admission;
+use arc_swap::ArcSwap;
 use cache::Cache;
 use domain::{Clock, Timestamp};
 use prometheus::IntGauge;
 use routing::Router;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::catalog::Catalog;
 use crate::failure::Failure;
@@ -17,7 +18,11 @@ use crate::metrics::Metrics;
 /// The parts that answer requests.
 pub(crate) struct Gateway {
     parts: Parts,
-    places: Semaphore,
+    settings: ArcSwap<FlowSettings>,
+    /// Requests that hold a place.
+    placed: AtomicUsize,
+    /// Whether balancers are to send their requests elsewhere.
+    leaving: AtomicBool,
 }
 
 /// What a [`Gateway`] is made of.
@@ -32,7 +37,7 @@ pub(crate) struct Parts {
 }
 
 /// Bounds on one request and on all of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowSettings {
     pub(crate) max_head_bytes: usize,
     pub(crate) max_body_bytes: usize,
@@ -42,8 +47,9 @@ pub(crate) struct FlowSettings {
 
 impl Gateway {
     pub(crate) fn new(parts: Parts) -> Self {
-        let places = Semaphore::new(parts.settings.max_requests);
-        Self { parts, places }
+        let settings = ArcSwap::from_pointee(parts.settings);
+        let (placed, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { parts, settings, placed, leaving }
     }
 
     pub(crate) const fn admission(&self) -> &Admission {
@@ -66,8 +72,14 @@ impl Gateway {
         &self.parts.metrics
     }
 
-    pub(crate) const fn settings(&self) -> &FlowSettings {
-        &self.parts.settings
+    /// The bounds that hold now.
+    pub(crate) fn settings(&self) -> FlowSettings {
+        **self.settings.load()
+    }
+
+    /// From now on these bounds hold for whatever comes.
+    pub(crate) fn bound_by(&self, settings: FlowSettings) {
+        self.settings.store(Arc::new(settings));
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -75,8 +87,11 @@ impl Gateway {
     }
 
     /// A place among the requests that may run here at a time; it is free again when dropped.
-    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        self.places.try_acquire().map_err(|_| Failure::crowded())
+    pub(crate) fn place(&self) -> Result<Place<'_>, Failure> {
+        let most = self.settings().max_requests;
+        let before = self.placed.fetch_add(1, Ordering::SeqCst);
+        let place = Place(&self.placed);
+        if before < most { Ok(place) } else { Err(Failure::crowded()) }
     }
 
     /// Counts a request until the guard is dropped.
@@ -91,7 +106,24 @@ impl Gateway {
 
     /// Whether a request sent now would find a model; if not, why.
     pub(crate) fn readiness(&self) -> Result<(), &'static str> {
+        if self.leaving.load(Ordering::SeqCst) {
+            return Err("it is shutting down");
+        }
         if self.catalog().is_ready() { Ok(()) } else { Err("no worker serves a model yet") }
+    }
+
+    /// From now on it is not ready, so that balancers look elsewhere; it still answers.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A request's place. Dropping it makes it free.
+pub(crate) struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -12,16 +12,20 @@ mod announce;
 mod call;
 mod catalog;
 mod config;
+mod door;
+mod doors;
 mod endpoints;
 mod failure;
 mod fields;
 mod flow;
 mod gateway;
+mod handover;
 mod installation;
 mod listener;
 mod metrics;
 mod outside;
 mod relay;
+mod reload;
 mod reply;
 mod server;
 mod text;
@@ -32,10 +36,12 @@ pub use announce::{AnnounceError, Announcement};
 pub use config::{
     DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
 };
+pub use handover::{HandoverError, Predecessor, check_listeners};
 pub use installation::{
     ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
     UsagePage, UsageQuery, Verification,
 };
 pub use listener::{ListenError, Listener};
-pub use server::{GatewayError, InProcessWorker, run};
+pub use reload::Configuration;
+pub use server::{GatewayError, InProcessWorker, Launch, run};
 pub use workers::{AskWorkerError, Workers};

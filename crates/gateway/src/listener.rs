@@ -4,7 +4,7 @@
 //! port 0 can be asked what it became.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use pingora_core::server::{Fds, ListenFds};
@@ -33,6 +33,18 @@ impl Listener {
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
+    }
+
+    /// A port that another process bound.
+    pub(crate) fn inherit(listener: TcpListener) -> std::io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// The same port for another process: both accept from one queue.
+    pub(crate) fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.listener.try_clone().map(OwnedFd::from)
     }
 
     /// Where it is bound.

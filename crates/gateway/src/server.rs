@@ -9,28 +9,26 @@ use admission::tenancy::Registry;
 use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
-use pingora_core::listeners::tls::TlsSettings as PingoraTls;
-use pingora_core::services::Service as _;
-use pingora_core::services::listening::Service;
-use proto::{ConnectError, GrpcWorker, Worker};
+use proto::{GrpcWorker, Worker};
 use routing::{
     Connect, Directory as WorkerDirectory, DnsDirectory, Roster, Router, SystemResolver,
 };
 use store::{RedisDirectory, Stores};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::accounts::Accounts;
-use crate::admin::{self, AdminApi};
+use crate::admin::AdminApi;
 use crate::alerts::Alerts;
-use crate::catalog::Catalog;
-use crate::config::{GatewaySettings, TlsSettings};
-use crate::flow::App;
+use crate::catalog::{Catalog, Tariff};
+use crate::config::{GatewaySettings, WorkerAddress};
+use crate::doors::Doors;
 use crate::gateway::{Gateway, Parts};
+use crate::handover::{HandoverError, Predecessor};
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
+use crate::reload::{Configuration, Reloads};
 
 /// A worker in this process.
 pub struct InProcessWorker {
@@ -47,8 +45,11 @@ pub enum GatewayError {
     #[error("open stores")]
     Store(#[from] StoreError),
     /// A worker's address cannot be used.
-    #[error("reach workers")]
-    Worker(#[from] ConnectError),
+    #[error("reach worker {address}: that is no address")]
+    Worker {
+        /// What was written.
+        address: String,
+    },
     /// The keys of an identity provider cannot be used.
     #[error("use key set")]
     Keys(#[from] KeySetError),
@@ -75,20 +76,50 @@ pub enum GatewayError {
     /// A listener cannot be used.
     #[error("use listener")]
     Listener(#[source] std::io::Error),
+    /// The place of a running gateway cannot be taken, or nobody could take this one's.
+    #[error("take over")]
+    Handover(#[from] HandoverError),
+    /// A successor does not serve what its predecessor does.
+    #[error(
+        "no model was ready within {limit:?}, so the gateway that runs goes on; look at `workers`"
+    )]
+    NotReady {
+        /// How long it was waited for.
+        limit: Duration,
+    },
 }
 
-/// Serves `settings` on listeners bound before, with workers in this process beside configured
-/// ones, until `stop` resolves; then lets running requests end within the drain timeout.
+/// What a gateway is started with.
+pub struct Launch {
+    /// What to serve.
+    pub settings: GatewaySettings,
+    /// Where clients and administrators connect, bound before.
+    pub listeners: [Listener; 2],
+    /// Workers in this process, beside configured ones.
+    pub in_process: Vec<InProcessWorker>,
+    /// The process that these listeners come from, if this one takes its place.
+    pub predecessor: Option<Predecessor>,
+    /// Where the settings came from, if they can be read again.
+    pub configuration: Option<Configuration>,
+}
+
+/// Serves until `stop` resolves or a successor has taken the listeners; then lets running requests end within the
+/// drain timeout.
 ///
 /// `ready` is called once, when the first model can be asked for.
 pub async fn run(
-    settings: GatewaySettings,
-    listeners: [Listener; 2],
-    in_process: Vec<InProcessWorker>,
+    launch: Launch,
     ready: impl FnOnce() + Send,
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let [listener, admin_listener] = listeners;
+    let Launch { settings, listeners, in_process, mut predecessor, configuration } = launch;
+    if let Some(predecessor) = &mut predecessor
+        && !settings.store.shares_quotas()
+    {
+        // Two processes would count budgets apart. Connections wait in the listeners meanwhile.
+        predecessor.relieve().await?;
+        predecessor.gone().await;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = Arc::new(store::open(&settings.store, Arc::clone(&clock)).await?);
     let outside = Outside::new()?;
@@ -96,16 +127,24 @@ pub async fn run(
     tokens.refresh(&outside).await;
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
     let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
-    let router = router(&settings, in_process)?;
+    let connect = Arc::new(connect(&settings)?);
+    let router = router(&settings, in_process, &connect)?;
     let gateway = assemble(&settings, &stores, &directory, &router, &clock)?;
-    let tenants = Arc::clone(&stores.tenants);
-    let registry = Registry::new(tenants, stores.pepper.clone(), Arc::clone(&clock));
-    let database = stores.database.clone();
-    let admin = AdminApi::new(Arc::clone(&gateway), registry, database, Arc::clone(&clock));
-    let (stopping, stopped) = watch::channel(false);
     let accounts =
-        Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) };
-    let accounts = Arc::new(accounts);
+        Arc::new(Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) });
+    let reloads = Arc::new(Reloads {
+        configuration,
+        settings: Mutex::new(settings.clone()),
+        gateway: Arc::clone(&gateway),
+        tokens: Arc::clone(&tokens),
+        outside: outside.clone(),
+        connect: Arc::clone(&connect),
+    });
+    let registry =
+        Registry::new(Arc::clone(&stores.tenants), stores.pepper.clone(), Arc::clone(&clock));
+    let admin =
+        AdminApi::new(Arc::clone(&gateway), registry, stores.database.clone(), Arc::clone(&clock));
+    let admin = admin.reloading(Arc::clone(&reloads));
     let beside = Beside {
         directory,
         stores: Arc::clone(&stores),
@@ -115,24 +154,13 @@ pub async fn run(
         clock,
     };
     let mut background = beside.start(&gateway);
-    if let Some(roster) = roster(&settings)? {
+    background.push(spawn(async move { reloads.run().await }));
+    if let Some(roster) = roster(&settings, connect)? {
         let gateway = Arc::clone(&gateway);
         background.push(spawn(async move { roster.run(gateway.router()).await }));
     }
-    background.push(serve_admin(admin_listener, admin)?);
-    let serving = serve(listener, &settings, &gateway, stopped)?;
-
-    tokio::pin!(stop);
-    tokio::select! {
-        () = until_ready(&gateway) => {
-            ready();
-            (&mut stop).await;
-        }
-        () = &mut stop => {}
-    }
-    let _ = stopping.send(true);
-    drain(&gateway, settings.drain_timeout).await;
-    drop(serving);
+    let doors = Doors { settings: &settings, gateway: &gateway, listeners, admin, predecessor };
+    let _successor = doors.serve(ready, stop).await?;
     gateway.admission().close().await;
     accounts.keep().await;
     stores.ledger.flush().await?;
@@ -157,16 +185,9 @@ fn assemble(
         ledger: Arc::clone(&stores.ledger) as _,
         clock: Arc::clone(clock),
     };
-    let prices = settings.prices.clone();
     Ok(Arc::new(Gateway::new(Parts {
         admission: Admission::new(parts),
-        catalog: Catalog::new(
-            Arc::clone(router),
-            Arc::clone(directory),
-            prices,
-            settings.gpu_time_markup_percent,
-        )
-        .sharing(settings.shares.clone()),
+        catalog: Catalog::new(Arc::clone(router), Arc::clone(directory), Tariff::of(settings)),
         router: Arc::clone(router),
         cache,
         metrics: Metrics::new()?,
@@ -207,23 +228,35 @@ impl Beside {
     }
 }
 
+/// How workers elsewhere are reached.
+fn connect(settings: &GatewaySettings) -> Result<Connect, GatewayError> {
+    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+    Ok(Box::new(move |address| {
+        let worker = GrpcWorker::new(address, token.as_ref()).ok()?;
+        Some(Arc::new(worker) as Arc<dyn Worker>)
+    }))
+}
+
 fn router(
     settings: &GatewaySettings,
     in_process: Vec<InProcessWorker>,
+    connect: &Connect,
 ) -> Result<Arc<Router>, GatewayError> {
-    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
     let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
     workers.extend(in_process.into_iter().map(|InProcessWorker { name, worker }| (name, worker)));
-    for address in &settings.workers {
-        let worker = GrpcWorker::new(&address.0, token.as_ref())?;
-        workers.push((address.0.clone(), Arc::new(worker)));
+    for WorkerAddress(address) in &settings.workers {
+        let worker = connect(address);
+        let worker = worker.ok_or_else(|| GatewayError::Worker { address: address.clone() })?;
+        workers.push((address.clone(), worker));
     }
     Ok(Router::new(workers, settings.routing.clone()))
 }
 
 /// Whoever looks for workers beside those that are written down, if anybody does.
-fn roster(settings: &GatewaySettings) -> Result<Option<Roster>, GatewayError> {
-    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+fn roster(
+    settings: &GatewaySettings,
+    connect: Arc<Connect>,
+) -> Result<Option<Roster>, GatewayError> {
     let mut directories: Vec<Arc<dyn WorkerDirectory>> = Vec::new();
     if let Some(name) = &settings.directory.dns
         && let Some(dns) = DnsDirectory::new(name, SystemResolver)
@@ -240,10 +273,7 @@ fn roster(settings: &GatewaySettings) -> Result<Option<Roster>, GatewayError> {
     if directories.is_empty() {
         return Ok(None);
     }
-    let connect: Connect = Box::new(move |address| {
-        let worker = GrpcWorker::new(address, token.as_ref()).ok()?;
-        Some(Arc::new(worker) as Arc<dyn Worker>)
-    });
+    let connect: Connect = Box::new(move |address| connect(address));
     Ok(Some(Roster::new(directories, connect, settings.directory.interval)))
 }
 
@@ -253,69 +283,6 @@ pub(crate) fn read_token(path: &Path) -> Result<Secret<String>, GatewayError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-fn serve_admin(listener: Listener, admin: AdminApi) -> Result<AbortOnDropHandle<()>, GatewayError> {
-    let listener = listener.into_tokio().map_err(GatewayError::Listener)?;
-    Ok(spawn(async move {
-        // axum's accept loop does not end by itself.
-        let _ = axum::serve(listener, admin::routes(admin)).await;
-    }))
-}
-
-fn serve(
-    listener: Listener,
-    settings: &GatewaySettings,
-    gateway: &Arc<Gateway>,
-    stopped: watch::Receiver<bool>,
-) -> Result<AbortOnDropHandle<()>, GatewayError> {
-    let mut service = Service::new("gateway".to_owned(), App::new(Arc::clone(gateway)));
-    let address = listener.address().to_string();
-    match &settings.tls {
-        None => service.add_tcp(&address),
-        Some(files) => service.add_tls_with_settings(&address, None, tls(files)?),
-    }
-    let sockets = listener.into_pingora();
-    Ok(spawn(async move { service.start_service(Some(sockets), stopped, 1).await }))
-}
-
-fn tls(files: &TlsSettings) -> Result<PingoraTls, GatewayError> {
-    let unusable = |reason: String| GatewayError::Certificate {
-        certificate: files.certificate.clone(),
-        reason,
-    };
-    for path in [&files.certificate, &files.key] {
-        std::fs::read(path).map_err(|source| GatewayError::File { path: path.clone(), source })?;
-    }
-    let path = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| unusable("its path is not UTF-8".to_owned()))
-    };
-    let (certificate, key) = (path(&files.certificate)?, path(&files.key)?);
-    let mut tls = PingoraTls::intermediate(&certificate, &key)
-        .map_err(|error| unusable(error.to_string()))?;
-    tls.enable_h2();
-    Ok(tls)
-}
-
-async fn until_ready(gateway: &Gateway) {
-    while gateway.readiness().is_err() {
-        tokio::time::sleep(READY_INTERVAL).await;
-    }
-}
-
-/// Waits for running requests, and no longer than `timeout`.
-async fn drain(gateway: &Gateway, timeout: Duration) {
-    let deadline = Instant::now() + timeout;
-    while gateway.in_flight() > 0 {
-        if Instant::now() >= deadline {
-            tracing::warn!(requests = gateway.in_flight(), "requests cut off at the drain timeout");
-            return;
-        }
-        tokio::time::sleep(DRAIN_INTERVAL).await;
-    }
-}
-
-fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(task))
 }
-
-const READY_INTERVAL: Duration = Duration::from_millis(5);
-const DRAIN_INTERVAL: Duration = Duration::from_millis(20);

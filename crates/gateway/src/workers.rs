@@ -43,7 +43,8 @@ impl Workers {
         let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
         let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
         for address in &settings.workers {
-            let worker = GrpcWorker::new(&address.0, token.as_ref())?;
+            let worker = GrpcWorker::new(&address.0, token.as_ref());
+            let worker = worker.map_err(|_| GatewayError::Worker { address: address.0.clone() })?;
             workers.push((address.0.clone(), Arc::new(worker)));
         }
         Ok(Self(workers))

@@ -230,7 +230,7 @@ impl Answer {
     async fn happens(&mut self) -> Happened {
         let unpaid = self.is_unpaid();
         let again_at = self.ahead.as_ref().and_then(Ahead::again_at);
-        let limits = self.router.settings.stall;
+        let limits = self.router.settings().stall;
         let site = &self.site;
         let Some(running) = &mut self.running else { return Happened::Said(None) };
         if std::mem::take(&mut running.rests) {
@@ -465,7 +465,7 @@ impl Answer {
             return Ok(());
         }
         if matches!(failure, WorkerError::Invalid(_) | WorkerError::Format(_))
-            || self.attempts > self.router.settings.max_attempts
+            || self.attempts > self.router.settings().max_attempts
         {
             return Err(RouteError::Worker(failure));
         }

@@ -84,6 +84,11 @@ impl Breaker {
         Self { settings, in_a_row: 0, halves: [(0, 0); 2], half_began: now, opened: None }
     }
 
+    /// From now on these settings hold; what was seen is not forgotten.
+    pub(crate) const fn reconfigure(&mut self, settings: BreakerSettings) {
+        self.settings = settings;
+    }
+
     /// What it lets through now.
     pub(crate) fn state(&self, now: Instant) -> BreakerState {
         match self.opened {

@@ -108,6 +108,11 @@ impl Gate {
         Ok(turn)
     }
 
+    /// From now on so many may wait, and age in this time.
+    pub(crate) fn reconfigure(&self, max: usize, aging: Duration) {
+        self.room().queue.reconfigure(max, aging);
+    }
+
     /// There may be room.
     pub(crate) fn open(&self) {
         let mut room = self.room();

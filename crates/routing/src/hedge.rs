@@ -24,7 +24,7 @@ type Won = Option<(Box<Placed>, Event)>;
 impl Hedge {
     /// Waits for the first worker a while, then asks a second one, if that is wished for at all.
     pub(crate) fn begin(router: &Arc<Router>, wanted: &Wanted<'_>, first: &Placed) -> Option<Self> {
-        let after = router.settings.hedge_after?;
+        let after = router.settings().hedge_after?;
         let (router, start, model) =
             (Arc::clone(router), wanted.start.clone(), wanted.model.clone());
         let (session, other_than) = (wanted.session, first.site.member.slot());

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use domain::{ModelDigest, ModelInfo, NanoUsd, Stage};
 use futures_util::StreamExt;
 use proto::{Worker, WorkerError, WorkerState};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::breaker::{Breaker, BreakerSettings, BreakerState};
@@ -33,6 +33,8 @@ pub(crate) struct Member {
     /// Prompt tokens sent since it last pushed its state.
     unseen_tokens: AtomicU64,
     health: Mutex<Health>,
+    /// Somebody lost a sequence there.
+    doubted: Notify,
 }
 
 /// How far a worker is on its way out, as its sequences need to know.
@@ -78,6 +80,7 @@ impl Member {
             stage: watch::Sender::new(Leaving::default()),
             listed: AtomicBool::new(true),
             in_flight: AtomicU32::new(0),
+            doubted: Notify::new(),
             promised: AtomicU32::new(0),
             unseen_tokens: AtomicU64::new(0),
             health: Mutex::new(Health { breaker, since: None, full_until: None }),
@@ -169,6 +172,11 @@ impl Member {
         self.health().full_until.is_some_and(|until| now < until)
     }
 
+    /// From now on its breaker keeps to these settings.
+    pub(crate) fn reconfigure(&self, breaker: BreakerSettings) {
+        self.health().breaker.reconfigure(breaker);
+    }
+
     pub(crate) fn breaker(&self, now: Instant) -> BreakerState {
         self.health().breaker.state(now)
     }
@@ -194,8 +202,16 @@ impl Member {
         self.health().full_until = Some(until);
     }
 
-    /// Takes it out of routing until it pushes a state again; whether it was in.
-    pub(crate) fn lose(&self, error: &WorkerError) -> bool {
+    /// Takes it out of routing until it was asked for its state again: whoever ran a sequence there lost it.
+    pub(crate) fn lose(&self, error: &WorkerError) {
+        if self.forget(error) {
+            // Its states may come on a connection that works, and an idle worker has nothing to push.
+            self.doubted.notify_one();
+        }
+    }
+
+    /// Takes it out of routing until it pushes a state; whether it was in.
+    fn forget(&self, error: &WorkerError) -> bool {
         let known = self.state.swap(None).is_some();
         if known {
             self.health().since = None;
@@ -212,14 +228,19 @@ impl Member {
             let lost = match self.worker.watch().await {
                 Ok(mut states) => {
                     reported = None;
-                    while let Some(state) = states.next().await {
+                    loop {
+                        let state = tokio::select! {
+                            state = states.next() => state,
+                            () = self.doubted.notified() => break,
+                        };
+                        let Some(state) = state else { break };
                         learned(self.learn(state));
                     }
                     WorkerError::Unreachable("it stopped pushing its state".to_owned())
                 }
                 Err(error) => error,
             };
-            let known = self.lose(&lost);
+            let known = self.forget(&lost);
             if !known && reported.as_ref() != Some(&lost) {
                 tracing::warn!(worker = %self.name, error = %lost, "worker not reached");
             }

@@ -156,7 +156,7 @@ impl Router {
     }
 
     fn wait(&self, began: Instant, hint: Option<Duration>) -> Wait {
-        let settings = &self.settings;
+        let settings = self.settings();
         match hint {
             Some(hint) => Wait { until: began + settings.patience, hint, max: settings.max_queued },
             None => Wait {
@@ -193,7 +193,7 @@ impl Router {
             names = all.iter().map(domain::BlockHash::short).collect();
         }
         let tokens = (prompt.len() + generated.len()) as u64;
-        Prompt { block_tokens, names, policy: self.settings.policy_of(wanted.model), tokens }
+        Prompt { block_tokens, names, policy: self.settings().policy_of(wanted.model), tokens }
     }
 
     fn asked(&self, wanted: &Wanted<'_>, prompt: &Prompt) -> Asked {
@@ -202,10 +202,10 @@ impl Router {
             tokens: prompt.tokens,
             priority: share.priority,
             session: wanted.session,
-            due_in: self.settings.due.of(share.priority),
+            due_in: self.settings().due.of(share.priority),
             draw: self.draw(),
-            max_load_percent: self.settings.max_load_percent,
-            slow_start: self.settings.slow_start,
+            max_load_percent: self.settings().max_load_percent,
+            slow_start: self.settings().slow_start,
             now: Instant::now(),
         }
     }

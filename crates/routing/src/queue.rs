@@ -117,6 +117,11 @@ impl FairQueue {
         Self { max, aging, lanes: Default::default(), held: HashMap::new(), len: 0 }
     }
 
+    /// From now on so many may wait; those that wait already keep their places.
+    pub(crate) const fn reconfigure(&mut self, max: usize, aging: Duration) {
+        (self.max, self.aging) = (max, aging);
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.len
     }

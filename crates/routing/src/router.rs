@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use domain::{Job, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent};
 use proto::{Worker, WorkerError, WorkerState};
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +22,7 @@ use crate::settings::RouterSettings;
 
 /// Routes jobs to workers.
 pub struct Router {
-    pub(crate) settings: RouterSettings,
+    settings: ArcSwap<RouterSettings>,
     members: ArcSwap<Vec<Arc<Member>>>,
     /// Members by what they serve, made anew when one of them changes that.
     pools: ArcSwap<HashMap<ModelDigest, Arc<[Arc<Member>]>>>,
@@ -59,7 +59,7 @@ impl Router {
         settings: RouterSettings,
     ) -> Arc<Self> {
         let router = Arc::new(Self {
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             members: ArcSwap::default(),
             pools: ArcSwap::default(),
             changing: Mutex::default(),
@@ -78,6 +78,22 @@ impl Router {
         router
     }
 
+    /// The settings that hold now.
+    pub(crate) fn settings(&self) -> Guard<Arc<RouterSettings>> {
+        self.settings.load()
+    }
+
+    /// From now on these settings hold for whatever comes, and for what waits already.
+    pub fn reconfigure(&self, settings: RouterSettings) {
+        for member in self.members.load().iter() {
+            member.reconfigure(settings.breaker);
+        }
+        for (_, gate) in self.gates() {
+            gate.reconfigure(settings.max_queued, settings.aging);
+        }
+        self.settings.store(Arc::new(settings));
+    }
+
     /// A worker came. One that is here already stays as it is; one that had left is listed again.
     pub fn join(&self, name: String, worker: Arc<dyn Worker>) {
         self.join_all([(name, worker)]);
@@ -93,7 +109,7 @@ impl Router {
                     continue;
                 }
                 let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
-                let breaker = self.settings.breaker;
+                let breaker = self.settings().breaker;
                 members.push(Arc::new(Member::new(slot, name, worker, breaker)));
             }
             self.members.store(Arc::new(members));
@@ -208,7 +224,7 @@ impl Router {
     /// Where requests for this version wait.
     pub(crate) fn gate(&self, model: &ModelDigest) -> Arc<Gate> {
         let mut gates = lock(&self.gates);
-        let (max, aging) = (self.settings.max_queued, self.settings.aging);
+        let RouterSettings { max_queued: max, aging, .. } = **self.settings();
         Arc::clone(gates.entry(model.clone()).or_insert_with(|| Gate::new(max, aging)))
     }
 
@@ -227,7 +243,7 @@ impl Router {
     /// A number for the next choice.
     pub(crate) fn draw(&self) -> u64 {
         let number = self.draws.fetch_add(1, Ordering::Relaxed);
-        crate::policy::mix(self.settings.seed ^ crate::policy::mix(number))
+        crate::policy::mix(self.settings().seed ^ crate::policy::mix(number))
     }
 
     /// Every model that was served since the start, by name.

@@ -10,8 +10,9 @@
 //! The file is rewritten with what is still live when it has grown past [`COMPACT_BYTES`].
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,8 +59,22 @@ impl JournaledLedger {
         database: Database,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let mut journal =
+        let opened = Self::open_if_free(path, database, clock).await?;
+        opened.ok_or_else(|| {
+            let problem = format!("{} is in use by another process", path.display());
+            StoreError::new("open ledger journal", problem)
+        })
+    }
+
+    /// Like [`Self::open`]; `None` if another process has the journal open.
+    pub(crate) async fn open_if_free(
+        path: &Path,
+        database: Database,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Option<Self>, StoreError> {
+        let journal =
             Journal::open(path).map_err(|error| StoreError::new("open ledger journal", error))?;
+        let Some(mut journal) = journal else { return Ok(None) };
         let interrupted = journal.close_all(clock.as_ref());
         if interrupted > 0 {
             tracing::warn!(
@@ -75,7 +90,13 @@ impl JournaledLedger {
         };
         ledger.flush().await?;
         ledger.with_journal(Journal::compact).map_err(rewriting)?;
-        Ok(ledger)
+        Ok(Some(ledger))
+    }
+
+    /// Removes the file, which holds nothing that is not in the database, and ends.
+    pub(crate) fn remove(self) -> Result<(), StoreError> {
+        let removing = |error| StoreError::new("remove ledger journal", error);
+        self.with_journal(|journal| std::fs::remove_file(&journal.path)).map_err(removing)
     }
 
     /// Moves closed requests to the database until it is dropped.
@@ -174,9 +195,12 @@ impl Books for JournaledLedger {
 }
 
 impl Journal {
-    fn open(path: &Path) -> std::io::Result<Self> {
+    /// `None` if another process has it open.
+    fn open(path: &Path) -> std::io::Result<Option<Self>> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        lock(&file, path)?;
+        if !lock(&file, path)? {
+            return Ok(None);
+        }
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         let (records, good) = read_records(&content);
@@ -195,7 +219,7 @@ impl Journal {
         for record in records {
             journal.replay(record);
         }
-        Ok(journal)
+        Ok(Some(journal))
     }
 
     fn replay(&mut self, record: Record) {
@@ -245,7 +269,9 @@ impl Journal {
         let fresh_path = self.path.with_extension("rewrite");
         let mut fresh =
             OpenOptions::new().write(true).create(true).truncate(true).open(&fresh_path)?;
-        lock(&fresh, &fresh_path)?;
+        if !lock(&fresh, &fresh_path)? {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
         let mut content = Vec::new();
         for admitted in self.open.values() {
             content.extend(frame(&Record::Opened(admitted.clone()))?);
@@ -262,11 +288,18 @@ impl Journal {
     }
 }
 
-fn lock(file: &File, path: &Path) -> std::io::Result<()> {
-    file.try_lock().map_err(|error| {
-        let path = path.display();
-        std::io::Error::other(format!("{path} is in use by another process: {error}"))
-    })
+/// Whether the file is ours alone now, and still the one at its path.
+fn lock(file: &File, path: &Path) -> std::io::Result<bool> {
+    match file.try_lock() {
+        // Whoever had it may have replaced or removed it in between.
+        Ok(()) => match std::fs::metadata(path) {
+            Ok(there) => Ok(there.ino() == file.metadata()?.ino()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        },
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 fn frame(record: &Record) -> std::io::Result<Vec<u8>> {

@@ -17,6 +17,7 @@ mod directory_redis;
 mod journal;
 mod open;
 mod redis_link;
+mod seats;
 
 pub use bank_memory::MemoryBank;
 pub use bank_redis::{RedisBank, RedisBankSettings};

@@ -13,13 +13,14 @@ use admission::{Pepper, SliceSettings, SlicedQuota, Slices, StoreError};
 use cache::Tier;
 use domain::{Clock, GatewayId, Secret};
 
+use crate::seats::{self, Seat};
 use crate::{
     Database, DatabaseAddress, JournaledLedger, MemoryBank, MemoryCache, MemoryCacheSettings,
     RedisBank, RedisBankSettings, RedisCache, RedisCacheSettings,
 };
 
 /// Where state is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
     /// The directory of the ledger's journal, and of what is not configured to be elsewhere. One gateway each.
     pub data: PathBuf,
@@ -61,7 +62,15 @@ enum Presence {
     /// On a database that others could use as well.
     OnDatabase(Arc<dyn Clock>),
     /// At the bank they share.
-    AtBank(Arc<RedisBank>),
+    AtBank(Arc<RedisBank>, Neighbours),
+}
+
+/// The other seats of this data directory.
+struct Neighbours {
+    own: usize,
+    settings: StoreSettings,
+    database: Database,
+    clock: Arc<dyn Clock>,
 }
 
 impl Stores {
@@ -72,7 +81,9 @@ impl Stores {
             match &self.presence {
                 Presence::Alone => std::future::pending().await,
                 Presence::OnDatabase(clock) => self.greet(clock.as_ref()).await,
-                Presence::AtBank(bank) => bank.run().await,
+                Presence::AtBank(bank, neighbours) => {
+                    tokio::join!(bank.run(), neighbours.run());
+                }
             }
         };
         tokio::join!(self.ledger.run(), self.quota.run(), presence);
@@ -95,16 +106,12 @@ impl Stores {
 pub async fn open(settings: &StoreSettings, clock: Arc<dyn Clock>) -> Result<Stores, StoreError> {
     let data = &settings.data;
     make_directory(data)?;
-    let gateway = gateway_id(data)?;
     let database = Database::open(&settings.address()).await?;
-    let journal = data.join(JOURNAL);
-    let ledger = JournaledLedger::open(&journal, database.clone(), Arc::clone(&clock)).await?;
+    let seat = seats::take(data, settings.seats(), &database, &clock).await?;
+    let Seat { number: seat, gateway, ledger } = seat;
     let ledger = Arc::new(ledger);
-    let (bank, presence) = bank(settings, gateway, &database, &clock).await?;
-    // Message numbers grow over restarts, as time does.
-    let first_message = clock.now().millis().saturating_mul(MESSAGES_PER_MILLI);
-    let slices = Slices::new(gateway, first_message, settings.slices);
-    let quota = SlicedQuota::new(slices, bank, Arc::clone(&ledger) as _, clock);
+    let (bank, presence) = bank(settings, seat, gateway, &database, &clock).await?;
+    let quota = quota(settings, gateway, bank, &ledger, clock);
     Ok(Stores {
         gateway,
         tenants: Arc::new(database.clone()),
@@ -133,6 +140,16 @@ impl StoreSettings {
         own_pepper(&self.data.join(PEPPER))
     }
 
+    /// Whether several gateways can count on the same quotas: then two processes may run in one data directory.
+    pub const fn shares_quotas(&self) -> bool {
+        self.redis.is_some()
+    }
+
+    /// How many processes may sit in the data directory at a time.
+    const fn seats(&self) -> usize {
+        if self.shares_quotas() { SEATS } else { 1 }
+    }
+
     fn address(&self) -> DatabaseAddress {
         match &self.postgres {
             Some(url) => DatabaseAddress::Postgres(url.clone()),
@@ -141,8 +158,60 @@ impl StoreSettings {
     }
 }
 
+fn quota(
+    settings: &StoreSettings,
+    gateway: GatewayId,
+    bank: Arc<dyn Bank>,
+    ledger: &Arc<JournaledLedger>,
+    clock: Arc<dyn Clock>,
+) -> SlicedQuota {
+    // Message numbers grow over restarts, as time does.
+    let first_message = clock.now().millis().saturating_mul(MESSAGES_PER_MILLI);
+    let slices = Slices::new(gateway, first_message, settings.slices);
+    SlicedQuota::new(slices, bank, Arc::clone(ledger) as _, clock)
+}
+
+impl Neighbours {
+    /// Brings in order what died in other seats, until dropped.
+    async fn run(&self) {
+        let mut ticks = tokio::time::interval(NEIGHBOURS_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.settle().await {
+                tracing::warn!(error = ?error, "another seat's journal is not settled yet");
+            }
+        }
+    }
+
+    /// Turns what was open in seats that nobody sits in into rows, and tells the bank that nothing is held there.
+    async fn settle(&self) -> Result<(), StoreError> {
+        let Self { own, settings, database, clock } = self;
+        for number in (0..settings.seats()).filter(|number| number != own) {
+            if !seats::journal(&settings.data, number).exists() {
+                continue;
+            }
+            let seat = seats::take_one(&settings.data, number, database, clock).await?;
+            let Some(Seat { gateway, ledger, .. }) = seat else { continue };
+            let ledger = Arc::new(ledger);
+            let (bank, _) = bank(settings, number, gateway, database, clock).await?;
+            let told = Arc::clone(&bank);
+            quota(settings, gateway, bank, &ledger, Arc::clone(clock)).state().await;
+            if !told.callers().is_empty() {
+                return Err(StoreError::new("tell the bank what is not held", "it is silent"));
+            }
+            if let Ok(ledger) = Arc::try_unwrap(ledger) {
+                ledger.remove()?;
+            }
+            tracing::info!(%gateway, "what a gateway left behind is in order");
+        }
+        Ok(())
+    }
+}
+
 async fn bank(
     settings: &StoreSettings,
+    seat: usize,
     gateway: GatewayId,
     database: &Database,
     clock: &Arc<dyn Clock>,
@@ -156,12 +225,18 @@ async fn bank(
         return Ok((Arc::new(MemoryBank::new(Arc::clone(clock))), presence));
     };
     let (database, clock) = (database.clone(), Arc::clone(clock));
+    let neighbours = Neighbours {
+        own: seat,
+        settings: settings.clone(),
+        database: database.clone(),
+        clock: Arc::clone(&clock),
+    };
     let bank =
         RedisBank::new(address.expose(), gateway, database, clock, RedisBankSettings::default())
             .map_err(|error| StoreError::new("open bank of quotas", error))?;
     let bank = Arc::new(bank);
     bank.greet().await?;
-    Ok((Arc::clone(&bank) as _, Presence::AtBank(bank)))
+    Ok((Arc::clone(&bank) as _, Presence::AtBank(bank, neighbours)))
 }
 
 /// Gateways on one database must share their quotas.
@@ -194,15 +269,6 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(|error| StoreError::new("make data directory", error))
 }
 
-/// Which gateway's directory this is, made on first use.
-fn gateway_id(data: &Path) -> Result<GatewayId, StoreError> {
-    let path = data.join(GATEWAY);
-    let text = keep(&path, GatewayId::generate().to_string().as_bytes())
-        .map_err(|error| StoreError::new("keep gateway id", error))?;
-    let text = String::from_utf8_lossy(&text);
-    text.trim().parse().map_err(|error| StoreError::new("read gateway id", error))
-}
-
 /// The pepper at `path`, made on first use and readable by its owner only.
 fn own_pepper(path: &Path) -> Result<Pepper, StoreError> {
     let bytes = keep(path, Pepper::generate().expose())
@@ -218,7 +284,7 @@ fn read_pepper(path: &Path) -> Result<Pepper, StoreError> {
 }
 
 /// What is in the file at `path`; `fresh` if there is none yet, which is then kept there.
-fn keep(path: &Path, fresh: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn keep(path: &Path, fresh: &[u8]) -> std::io::Result<Vec<u8>> {
     match OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path) {
         Ok(mut file) => {
             file.write_all(fresh)?;
@@ -230,9 +296,10 @@ fn keep(path: &Path, fresh: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 const DATABASE: &str = "tollgate.db";
-const JOURNAL: &str = "ledger.journal";
 const PEPPER: &str = "pepper";
-const GATEWAY: &str = "gateway-id";
+/// One that serves, and those that still end what runs after upgrades.
+const SEATS: usize = 4;
+const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(10);
 const OWNER_ONLY: u32 = 0o600;
 /// A gateway sends far fewer.
 const MESSAGES_PER_MILLI: u64 = 1_000;

@@ -11,7 +11,9 @@ use admission::tenancy::{
 use anyhow::Context;
 use clap::Args;
 use domain::NanoUsd;
-use gateway::{GatewaySettings, InProcessWorker, Installation, Listener, RawGateway, RawPrice};
+use gateway::{
+    GatewaySettings, InProcessWorker, Installation, Launch, Listener, RawGateway, RawPrice,
+};
 use serde_json::json;
 use worker::{LocalWorker, Progress, RawWorker};
 
@@ -65,7 +67,14 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let worker = Arc::new(worker).over_pipes();
     let worker = InProcessWorker { name: "in-process".to_owned(), worker };
-    gateway::run(settings, listeners, vec![worker], greet, stop).await?;
+    let launch = Launch {
+        settings,
+        listeners,
+        in_process: vec![worker],
+        predecessor: None,
+        configuration: None,
+    };
+    gateway::run(launch, greet, stop).await?;
     say("stopped; every request is in the ledger\n");
     Ok(())
 }

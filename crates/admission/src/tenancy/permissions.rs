@@ -89,13 +89,15 @@ pub enum Resource {
     Status,
     /// Workers, and what they cost.
     Worker,
+    /// What a gateway was configured with.
+    Configuration,
     /// The ledger as a whole, and whether it adds up.
     Ledger,
 }
 
 impl Resource {
     /// Every resource, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Organization,
         Self::Project,
         Self::EndUser,
@@ -106,6 +108,7 @@ impl Resource {
         Self::Usage,
         Self::Status,
         Self::Worker,
+        Self::Configuration,
         Self::Ledger,
     ];
 
@@ -122,6 +125,7 @@ impl Resource {
             Self::Usage => "usage",
             Self::Status => "status",
             Self::Worker => "worker",
+            Self::Configuration => "configuration",
             Self::Ledger => "ledger",
         }
     }
@@ -366,5 +370,6 @@ static PERMISSIONS: &[(Resource, Action, [Reach; 4])] = &[
     (Resource::Usage, Action::Read, [I, I, I, I]),
     (Resource::Status, Action::Read, [I, N, N, N]),
     (Resource::Worker, Action::Govern, [I, N, N, N]),
+    (Resource::Configuration, Action::Govern, [I, N, N, N]),
     (Resource::Ledger, Action::Read, [I, N, I, N]),
 ];

@@ -116,6 +116,7 @@ fn platform() -> Section {
         ("read usage".to_owned(), Deed::With(Action::Read, Resource::Usage)),
         ("read status".to_owned(), Deed::With(Action::Read, Resource::Status)),
         ("price worker".to_owned(), Deed::With(Action::Govern, Resource::Worker)),
+        ("reload configuration".to_owned(), Deed::With(Action::Govern, Resource::Configuration)),
         ("read ledger".to_owned(), Deed::With(Action::Read, Resource::Ledger)),
     ]);
     ("platform".to_owned(), deeds)

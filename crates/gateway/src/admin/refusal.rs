@@ -158,6 +158,11 @@ impl Refusal {
         Self::invalid_field("worker", message)
     }
 
+    /// The configuration cannot be read again.
+    pub(super) fn not_reloaded(detail: impl Into<String>, remedy: &'static str) -> Self {
+        Self::of(NOT_RELOADED, detail, remedy)
+    }
+
     /// Somebody else is doing the same, and once at a time is enough.
     pub(super) fn busy(detail: &str) -> Self {
         Self::of(BUSY, detail, "try again when that is over").retry_in(BUSY_PAUSE)
@@ -274,6 +279,8 @@ const NO_ROUTE: Kind = kind(StatusCode::NOT_FOUND, "no_such_route", "There is no
 const NO_METHOD: Kind =
     kind(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", "There is no such method here");
 const BUSY: Kind = kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "It is being done already");
+const NOT_RELOADED: Kind =
+    kind(StatusCode::CONFLICT, "not_reloaded", "The configuration cannot be read again");
 const LOST_WORKER: Kind =
     kind(StatusCode::SERVICE_UNAVAILABLE, "worker_lost", "The worker does not answer");
 const UNAVAILABLE: Kind =

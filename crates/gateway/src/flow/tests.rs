@@ -30,8 +30,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::App;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Tariff};
+use crate::config::Shares;
+use crate::door::App;
 use crate::gateway::{FlowSettings, Gateway, Parts};
 use crate::metrics::Metrics;
 
@@ -92,7 +93,11 @@ impl World {
         let tier = MemoryCache::new(MemoryCacheSettings::default());
         let gateway = Arc::new(Gateway::new(Parts {
             admission: Admission::new(parts),
-            catalog: Catalog::new(Arc::clone(&router), directory, prices(), 100),
+            catalog: Catalog::new(
+                Arc::clone(&router),
+                directory,
+                Tariff { prices: prices(), markup_percent: 100, shares: Shares::default() },
+            ),
             router,
             cache: Some(cache::Cache::new(vec![Arc::new(tier)])),
             metrics: Metrics::new().unwrap(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{BlockNames, CacheSalt, GpuTime, Usage};
 use futures_util::{StreamExt, stream};
-use proto::{Event, ScriptedWorker, Worker};
+use proto::{Event, ScriptedWorker, Worker, WorkerError};
 use routing::{Directory, DnsDirectory, Piece, Resolve, Roster, Router, RouterSettings};
 use tokio::sync::Notify;
 
@@ -167,4 +167,29 @@ async fn prompts_go_where_their_prefix_is() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     assert_eq!(router.dispatch(&job, 1).await.unwrap().worker(), "w13");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_lost_a_sequence_is_asked_how_it_is_though_it_has_nothing_to_push() {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let actor = Actor::new(move |_| {
+        let lost = Event::lost(WorkerError::Unreachable("the stream broke".to_owned()));
+        let reason = domain::FinishReason::Length;
+        let finished = Event::Finished { reason, usage: Usage::default() };
+        let breaks = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        let tokens =
+            Event::Tokens { first: 0, ids: vec![7], gpu: GpuTime::ZERO, logprobs: Vec::new() };
+        let events = if breaks { vec![lost] } else { vec![tokens, finished] };
+        Ok(stream::iter(events).boxed())
+    });
+    let router =
+        Router::new([("w".to_owned(), actor as Arc<dyn Worker>)], RouterSettings::default());
+    let _following = router.follow();
+    while !router.is_ready() {
+        router.changed().await;
+    }
+
+    let mut answer = router.dispatch(&job(1), 1).await.unwrap();
+
+    assert_eq!(read(&mut answer).await.unwrap().0, [7]);
 }

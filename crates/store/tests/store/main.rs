@@ -4,6 +4,7 @@ mod bank;
 mod databases;
 mod journal;
 mod ledger;
+mod seats;
 mod tenants;
 mod verify;
 mod workers;

@@ -1,9 +1,12 @@
 //! Two organizations, three projects and an administrator of every role, behind the admin listener's routes.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::bearer::BearerTokens;
 use admission::tenancy::{
     Actor, Amount, BudgetDraft, Changed, EndUser, Enforcement, Key, NewAdmin, NewEndUser, NewKey,
     NewOrganization, NewPrice, NewProject, Organization, PriceRecord, Project, Registry,
@@ -27,9 +30,12 @@ use store::{Database, StoreSettings};
 use tower::ServiceExt as _;
 
 use super::super::{AdminApi, routes};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Tariff};
+use crate::config::{RawGateway, Shares};
 use crate::gateway::{FlowSettings, Gateway, Parts};
 use crate::metrics::Metrics;
+use crate::outside::Outside;
+use crate::reload::{Configuration, Reloads};
 
 /// The admin listener's routes, and what is behind them.
 pub(super) struct World {
@@ -116,9 +122,12 @@ impl World {
             ledger: Arc::clone(&stores.ledger) as _,
             clock: Arc::clone(&clock) as _,
         });
+        let tariff =
+            Tariff { prices: HashMap::new(), markup_percent: 100, shares: Shares::default() };
+        let tokens = Arc::new(BearerTokens::new(Vec::new(), Arc::clone(&clock) as _).unwrap());
         let gateway = Arc::new(Gateway::new(Parts {
             admission,
-            catalog: Catalog::new(Arc::clone(&router), directory, HashMap::new(), 100),
+            catalog: Catalog::new(Arc::clone(&router), directory, tariff),
             router,
             cache: None,
             metrics: Metrics::new().unwrap(),
@@ -126,7 +135,9 @@ impl World {
             settings: flow_settings(),
         }));
         let database = stores.database.clone();
+        let reloads = reloads(&gateway, tokens, folder.path());
         let api = AdminApi::new(gateway, registry(), database, Arc::clone(&clock) as _);
+        let api = api.reloading(Arc::new(reloads));
         Self {
             routes: routes(api),
             registry: registry(),
@@ -368,3 +379,20 @@ fn flow_settings() -> FlowSettings {
 
 /// 2026-05-28T20:00:00Z
 pub(super) const START: Timestamp = Timestamp::from_millis(1_779_998_400_000);
+
+/// A configuration that stays as it is.
+fn reloads(gateway: &Arc<Gateway>, tokens: Arc<BearerTokens>, data: &Path) -> Reloads {
+    let (data, any) = (data.to_owned(), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let read = move || Ok(RawGateway::embedded(data.clone(), any, any));
+    let settings =
+        read().and_then(|raw: RawGateway| raw.check().map_err(|error| error.to_string()));
+    let configuration = Configuration { read: Box::new(read), changed: Arc::default() };
+    Reloads {
+        configuration: Some(configuration),
+        settings: tokio::sync::Mutex::new(settings.unwrap()),
+        gateway: Arc::clone(gateway),
+        tokens,
+        outside: Outside::new().unwrap(),
+        connect: Arc::new(Box::new(|_: &str| None)),
+    }
+}
