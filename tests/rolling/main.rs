@@ -159,7 +159,7 @@ async fn ask_on(clients: Vec<Api>, stop: Arc<AtomicBool>) -> (usize, Vec<String>
 
 /// One in four is a completion that a cache may hold; the others ask for the models.
 async fn ask(api: &Api, number: usize) -> anyhow::Result<()> {
-    let reply = if number % 4 == 0 {
+    let reply = if number.is_multiple_of(4) {
         api.chat(&question(STREAMS + number % 8, 4)).await?
     } else {
         api.get("/v1/models").await?

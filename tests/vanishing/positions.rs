@@ -148,7 +148,7 @@ struct House {
 impl House {
     async fn start(fuse: &Arc<Fuse>) -> anyhow::Result<Self> {
         let data = TempDir::with_prefix("tollgate-").context("create a folder")?;
-        let settings = format!("data = {:?}\nworkers = []\n{SETTINGS}", data.path());
+        let settings = format!("data = \"{}\"\nworkers = []\n{SETTINGS}", data.path().display());
         let settings = toml::from_str::<RawGateway>(&settings)?.check()?;
         let installation = Installation::embedded(data.path().to_owned()).await?;
         let registry = installation.registry();
@@ -178,7 +178,7 @@ impl House {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(gateway::run(launch, move || _ = ready.send(()), async move {
-            drop(stopped.await)
+            _ = stopped.await;
         }));
         is_ready.await.context("the gateway becomes ready")?;
         Ok(Self { api: Api::new(&endpoint, key.expose()), stop, running, _data: data })
