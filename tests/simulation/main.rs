@@ -4,3 +4,4 @@
 //! `TOLLGATE_SIMULATION_OPERATIONS` sets how many operations a run has.
 
 mod money;
+mod scenarios;

@@ -14,7 +14,6 @@ use domain::{
     Usage, Work,
 };
 use proto::{Event, Start, WorkerError};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::ahead::Ahead;
@@ -22,6 +21,7 @@ use crate::error::RouteError;
 use crate::evidence::{self, Lie};
 use crate::figures::Cause;
 use crate::hedge::Hedge;
+use crate::latest::Follower;
 use crate::member::Leaving;
 use crate::patience::patience;
 use crate::place::{Placed, Site, Wanted};
@@ -76,7 +76,7 @@ struct Spent {
 /// A sequence on a worker.
 struct Running {
     placed: Placed,
-    leaving: watch::Receiver<Leaving>,
+    leaving: Follower<Leaving>,
     /// When it last said something new, or could not be expected to.
     heard: Instant,
     /// What it said was read, and it was not asked for more since: a slow reader is not a silent worker.
@@ -244,8 +244,7 @@ impl Answer {
             biased;
             event = placed.generation.next() => Happened::Said(event),
             (placed, event) = Hedge::won(hedge) => Happened::Overtaken(placed, event),
-            // The sender is the member's, which this answer holds.
-            Ok(()) = leaving.changed() => Happened::Leaves(*leaving.borrow_and_update()),
+            leaving = leaving.changed() => Happened::Leaves(leaving),
             () = at(again_at) => Happened::CopyAgain,
             // Without a lease a sequence waits, and says nothing.
             () = tokio::time::sleep_until(silence_at), if !unpaid => Happened::Silence,
@@ -436,7 +435,7 @@ impl Answer {
             error = %failure,
             "sequence leaves its worker"
         );
-        let leaves = self.site.member.leaving().borrow().stage != Stage::Serving;
+        let leaves = self.site.member.leaves();
         let work = self.work_here();
         let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
         let (works, before) = &mut self.before;
@@ -494,7 +493,7 @@ impl Running {
     fn new(placed: Placed, hedge: Option<Hedge>) -> Self {
         let mut leaving = placed.site.member.leaving();
         // One that began to leave meanwhile is news.
-        if leaving.borrow().stage != Stage::Serving {
+        if leaving.value().stage != Stage::Serving {
             leaving.mark_changed();
         }
         Self { placed, leaving, heard: Instant::now(), rests: true, hedge }

@@ -133,7 +133,7 @@ impl Gate {
 
 impl Room {
     fn join(&mut self, ticket: Ticket, wait: Wait) -> Result<oneshot::Receiver<Call>, NoPlace> {
-        let expected = self.expected_wait(ticket.lane, ticket.since).max(wait.hint);
+        let expected = self.expected_wait(&ticket, ticket.since).max(wait.hint);
         let too_long = ticket.since + expected > wait.until;
         let stays = ticket.lane == Lane::Continuation;
         if (too_long || self.queue.len() >= wait.max) && !stays {
@@ -154,13 +154,13 @@ impl Room {
     }
 
     /// How long one that comes now would wait, by how fast those before it went; nothing if nobody did.
-    fn expected_wait(&self, lane: Lane, now: Instant) -> Duration {
+    fn expected_wait(&self, ticket: &Ticket, now: Instant) -> Duration {
         let (Some(pace), Some(last)) = (self.pace, self.last_placed) else {
             return Duration::ZERO;
         };
         // A queue that stands still is slower than it was.
         let pace = pace.max(now.saturating_duration_since(last) / 2);
-        let ahead = u32::try_from(self.queue.ahead_of(lane)).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(self.queue.ahead_of(ticket)).unwrap_or(u32::MAX);
         pace.saturating_mul(ahead.saturating_add(1)).min(LONGEST_WAIT)
     }
 
@@ -240,7 +240,7 @@ impl Turn {
 
     /// How the queue stands for one like this.
     pub(crate) fn expected_wait(&self, now: Instant) -> Duration {
-        self.gate.room().expected_wait(self.ticket.lane, now)
+        self.gate.room().expected_wait(&self.ticket, now)
     }
 
     /// The queue, for whoever has news of room.

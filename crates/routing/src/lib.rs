@@ -20,6 +20,7 @@ mod evidence;
 mod figures;
 mod gate;
 mod hedge;
+mod latest;
 mod member;
 mod patience;
 mod place;

@@ -8,10 +8,11 @@ use arc_swap::ArcSwapOption;
 use domain::{ModelDigest, ModelInfo, NanoUsd, Stage};
 use futures_util::StreamExt;
 use proto::{Worker, WorkerError, WorkerState};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::breaker::{Breaker, BreakerSettings, BreakerState};
+use crate::latest::{Follower, Latest};
 use crate::prefixes::Prefixes;
 
 /// A worker and what is known of it.
@@ -24,7 +25,7 @@ pub(crate) struct Member {
     worker: Arc<dyn Worker>,
     /// `None` while the worker cannot be reached.
     state: ArcSwapOption<WorkerState>,
-    stage: watch::Sender<Leaving>,
+    stage: Latest<Leaving>,
     /// It is in the directory.
     listed: AtomicBool,
     in_flight: AtomicU32,
@@ -77,7 +78,7 @@ impl Member {
             name,
             worker,
             state: ArcSwapOption::empty(),
-            stage: watch::Sender::new(Leaving::default()),
+            stage: Latest::default(),
             listed: AtomicBool::new(true),
             in_flight: AtomicU32::new(0),
             doubted: Notify::new(),
@@ -114,8 +115,13 @@ impl Member {
     }
 
     /// How far it is on its way out, now and whenever that changes.
-    pub(crate) fn leaving(&self) -> watch::Receiver<Leaving> {
-        self.stage.subscribe()
+    pub(crate) fn leaving(&self) -> Follower<Leaving> {
+        self.stage.follow()
+    }
+
+    /// Whether it is on its way out.
+    pub(crate) fn leaves(&self) -> bool {
+        self.stage.value().stage != Stage::Serving
     }
 
     pub(crate) fn is_listed(&self) -> bool {
@@ -277,11 +283,9 @@ impl Member {
         };
         let state = Arc::new(state);
         let known = self.state.swap(Some(Arc::clone(&state)));
-        self.stage.send_if_modified(|known| {
-            // The moment moves a little with every push; only a stage or a new deadline is news.
-            let news = known.stage != leaving.stage || known.at.is_some() != leaving.at.is_some();
-            *known = leaving;
-            news
+        // The moment moves a little with every push; only a stage or a new deadline is news.
+        self.stage.set(leaving, |known| {
+            known.stage != leaving.stage || known.at.is_some() != leaving.at.is_some()
         });
         let terms = |state: &WorkerState| (state.price_per_hour, state.stage);
         match known {

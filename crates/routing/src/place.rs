@@ -12,7 +12,7 @@ use crate::figures::count;
 use crate::gate::{Gate, NoPlace, Wait};
 use crate::member::{InFlight, Member};
 use crate::policy::{Asked, Field};
-use crate::prefixes::Matches;
+use crate::prefixes::{Expected, Matches};
 use crate::queue::{Lane, Ticket};
 use crate::router::Router;
 
@@ -22,6 +22,8 @@ pub(crate) struct Placed {
     pub(crate) site: Site,
     /// Counted out before `_exit` tells others that there may be room.
     pub(crate) in_flight: InFlight,
+    /// What of its prompt the worker has not told of yet.
+    pub(crate) _expected: Option<Expected>,
     pub(crate) _exit: Exit,
 }
 
@@ -65,7 +67,7 @@ pub(crate) struct Wanted<'a> {
 /// What is worked out once for a sequence, however often it is tried.
 struct Prompt {
     block_tokens: u32,
-    names: Vec<u64>,
+    names: Arc<[u64]>,
     policy: &'static crate::policy::Policy,
     tokens: u64,
 }
@@ -193,6 +195,7 @@ impl Router {
             names = all.iter().map(domain::BlockHash::short).collect();
         }
         let tokens = (prompt.len() + generated.len()) as u64;
+        let names = names.into();
         Prompt { block_tokens, names, policy: self.settings().policy_of(wanted.model), tokens }
     }
 
@@ -239,7 +242,7 @@ impl Router {
                 break;
             }
             asked_so_far += 1;
-            match self.ask(&member, uncached, wanted, gate).await {
+            match self.ask((&member, uncached), wanted, prompt, gate).await {
                 Ok(placed) => return Ok(placed),
                 Err(Refusal::Final(error)) => return Err(Refusal::Final(error)),
                 Err(Refusal::Full(hint)) => {
@@ -282,9 +285,9 @@ impl Router {
 
     async fn ask(
         &self,
-        member: &Arc<Member>,
-        uncached: u64,
+        (member, uncached): (&Arc<Member>, u64),
         wanted: &Wanted<'_>,
+        prompt: &Prompt,
         gate: &Arc<Gate>,
     ) -> Result<Placed, Refusal> {
         let since = Instant::now();
@@ -292,6 +295,8 @@ impl Router {
         let mut in_flight = member.occupy(uncached, since).ok_or(Refusal::Nobody)?;
         let (price_per_hour, incarnation) = member.price_and_incarnation();
         let served = member.serves(&wanted.start.model).ok_or(Refusal::Nobody)?;
+        // Before it is asked: others with this prompt may come while it answers.
+        let expected = self.prefixes.expect(member.slot(), &prompt.names);
         let asked = member.worker().generate(wanted.start.clone());
         let answered = tokio::time::timeout(ASK_LIMIT, asked).await;
         let error = match answered {
@@ -300,7 +305,8 @@ impl Router {
                 let member = Arc::clone(member);
                 let exit = Exit { gate: Arc::clone(gate), member: Arc::clone(&member) };
                 let site = Site { member, price_per_hour, incarnation, vocabulary, since };
-                return Ok(Placed { generation, site, in_flight, _exit: exit });
+                let _expected = expected;
+                return Ok(Placed { generation, site, in_flight, _expected, _exit: exit });
             }
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),

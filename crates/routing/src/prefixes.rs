@@ -4,11 +4,15 @@
 //! logarithm of the prompt's length and not the number of workers: names are chained, so whoever holds a block holds
 //! those before it, and holders only get fewer along a prompt. What is found is a guess: a block may
 //! have gone since, and the worker computes it then.
+//!
+//! A worker tells of a prompt when it has computed it. Those that share it and come meanwhile would be computed
+//! elsewhere too; so a prompt that was sent to a worker is expected there, as if it had told, for as long as its
+//! sequence is there. Nothing is expected of a worker that never told of a block.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use proto::PrefixChange;
 
@@ -16,9 +20,33 @@ use proto::PrefixChange;
 pub(crate) struct Prefixes {
     shards: Vec<RwLock<Shard>>,
     /// The blocks of each worker, to forget them all.
-    held: RwLock<HashMap<u32, Mutex<HashSet<u64, AsIs>>>>,
+    held: RwLock<HashMap<u32, Mutex<Blocks>>>,
     /// How many that are over all workers, to know without looking whether prompts need names at all.
     blocks: AtomicUsize,
+}
+
+/// The blocks of one worker.
+#[derive(Default)]
+struct Blocks {
+    /// What it told of.
+    told: HashSet<u64, AsIs>,
+    /// What it did not tell of yet, and how many sequences there are to bring it.
+    expected: HashMap<u64, u32, AsIs>,
+    /// It told of a block once: it keeps prefixes at all.
+    keeps: bool,
+}
+
+/// The blocks of a prompt that was sent to a worker. Dropping it takes back what the worker did not confirm.
+pub(crate) struct Expected {
+    prefixes: Arc<Prefixes>,
+    worker: u32,
+    names: Arc<[u64]>,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.prefixes.give_up(self.worker, &self.names);
+    }
 }
 
 type Shard = HashMap<u64, Holders, AsIs>;
@@ -62,15 +90,59 @@ impl Prefixes {
         let Some(blocks) = held.get(&worker) else { return };
         let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &change.removed {
-            if blocks.remove(name) {
+            let was_told = blocks.told.remove(name);
+            let was_expected = blocks.expected.remove(name).is_some();
+            if was_told {
                 self.blocks.fetch_sub(1, Ordering::Relaxed);
+            }
+            if was_told || was_expected {
                 self.remove(worker, *name);
             }
         }
+        blocks.keeps |= !change.added.is_empty();
         for name in &change.added {
-            if blocks.len() < MAX_BLOCKS && blocks.insert(*name) {
+            if blocks.told.len() < MAX_BLOCKS && blocks.told.insert(*name) {
                 self.blocks.fetch_add(1, Ordering::Relaxed);
+                if blocks.expected.remove(name).is_none() {
+                    self.add(worker, *name);
+                }
+            }
+        }
+    }
+
+    /// A prompt with these names was sent to `worker`.
+    pub(crate) fn expect(self: &Arc<Self>, worker: u32, names: &Arc<[u64]>) -> Option<Expected> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = held.get(&worker)?.lock().unwrap_or_else(PoisonError::into_inner);
+        if !blocks.keeps || names.is_empty() {
+            return None;
+        }
+        let Blocks { told, expected, .. } = &mut *blocks;
+        for name in names.iter().filter(|name| !told.contains(name)) {
+            if let Some(sequences) = expected.get_mut(name) {
+                *sequences += 1;
+            } else if expected.len() < MAX_EXPECTED {
+                expected.insert(*name, 1);
                 self.add(worker, *name);
+            } else {
+                // What comes after it cannot be found without it.
+                break;
+            }
+        }
+        Some(Expected { prefixes: Arc::clone(self), worker, names: Arc::clone(names) })
+    }
+
+    /// A sequence with these names is no longer on `worker`.
+    fn give_up(&self, worker: u32, names: &[u64]) {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(blocks) = held.get(&worker) else { return };
+        let mut blocks = blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            let Some(sequences) = blocks.expected.get_mut(name) else { continue };
+            *sequences -= 1;
+            if *sequences == 0 {
+                blocks.expected.remove(name);
+                self.remove(worker, *name);
             }
         }
     }
@@ -79,13 +151,15 @@ impl Prefixes {
     pub(crate) fn forget(&self, worker: u32) {
         let blocks = self.held.write().unwrap_or_else(PoisonError::into_inner).remove(&worker);
         let Some(blocks) = blocks else { return };
-        for name in blocks.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.blocks.fetch_sub(1, Ordering::Relaxed);
+        let Blocks { told, expected, .. } =
+            blocks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.blocks.fetch_sub(told.len(), Ordering::Relaxed);
+        for name in told.into_iter().chain(expected.into_keys()) {
             self.remove(worker, name);
         }
     }
 
-    /// Whether nobody holds anything, as far as is known.
+    /// Whether nobody told of anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.blocks.load(Ordering::Relaxed) == 0
     }
@@ -177,6 +251,8 @@ impl Hasher for NameHasher {
 const SHARDS: usize = 64;
 /// Blocks that are remembered of one worker: a million tokens in blocks of sixteen.
 const MAX_BLOCKS: usize = 65_536;
+/// Blocks that are expected of one worker beside those.
+const MAX_EXPECTED: usize = 16_384;
 /// Different lengths of matches that are told apart; what matches less counts as nothing.
 const MAX_LENGTHS: usize = 8;
 

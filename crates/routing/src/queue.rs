@@ -135,9 +135,12 @@ impl FairQueue {
         self.lanes[lane.at()].ages.len()
     }
 
-    /// Tickets that would be served before a new one of this lane, at most.
-    pub(crate) fn ahead_of(&self, lane: Lane) -> usize {
-        self.lanes[..=lane.at()].iter().map(|lane| lane.ages.len()).sum()
+    /// Tickets that would be served before this one if it came now: those that are more urgent, and of the same urgency
+    /// those whose turn comes before. A flood of one tenant is not before another one's first ticket.
+    pub(crate) fn ahead_of(&self, ticket: &Ticket) -> usize {
+        let at = ticket.lane.at();
+        let urgent: usize = self.lanes[..at].iter().map(|lane| lane.ages.len()).sum();
+        urgent + self.lanes[at].ahead_of(ticket)
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket) -> Queued {
@@ -204,6 +207,24 @@ impl FairQueue {
 }
 
 impl LaneQueue {
+    fn ahead_of(&self, ticket: &Ticket) -> usize {
+        let own = self.flows.get(&ticket.share.tenant);
+        let own_tag = own.map_or(self.now, |flow| {
+            let waiting: u128 = flow.tickets.iter().map(Ticket::length).sum();
+            flow.tag.max(self.now) + waiting
+        });
+        let before = |(tenant, flow): (&ProjectId, &Flow)| {
+            let mut tag = flow.tag;
+            let turns = flow.tickets.iter().take_while(|other| {
+                let comes_before = *tenant == ticket.share.tenant || tag <= own_tag;
+                tag += other.length();
+                comes_before
+            });
+            turns.count()
+        };
+        self.flows.iter().map(before).sum()
+    }
+
     fn push_back(&mut self, ticket: Ticket) {
         let tenant = ticket.share.tenant;
         self.ages.insert((ticket.since, ticket.id));

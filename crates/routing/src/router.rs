@@ -30,7 +30,7 @@ pub struct Router {
     changing: Mutex<()>,
     next_slot: AtomicU32,
     gates: Mutex<HashMap<ModelDigest, Arc<Gate>>>,
-    pub(crate) prefixes: Prefixes,
+    pub(crate) prefixes: Arc<Prefixes>,
     pub(crate) retries: Retries,
     pub(crate) counters: Counters,
     /// Copies of KV blocks that are under way.
@@ -65,7 +65,7 @@ impl Router {
             changing: Mutex::default(),
             next_slot: AtomicU32::new(0),
             gates: Mutex::default(),
-            prefixes: Prefixes::default(),
+            prefixes: Arc::default(),
             retries: Retries::default(),
             counters: Counters::default(),
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),

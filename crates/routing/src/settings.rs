@@ -21,7 +21,8 @@ pub struct RouterSettings {
     pub policies: HashMap<ModelName, &'static Policy>,
     /// Where lots begin: the same requests in the same order are placed the same.
     pub seed: u64,
-    /// How far above the mean load affinity may take a worker, in percent of that mean.
+    /// How far above the mean load affinity may take a worker, in percent of that mean; what chance alone would do is
+    /// allowed beside it.
     pub max_load_percent: u32,
     /// For how long a new worker gets less than its share.
     pub slow_start: Duration,

@@ -21,6 +21,8 @@ cargo xtask <chore>
 
   ci      formatting, lints, documentation, then every test; what a change has to pass
   test    installs what the tests need, then runs every test of the workspace
+  simulate [WORKERS...]
+          what routing and drain policies cost in simulated fleets, of 4, 64 and 1,000 workers unless told otherwise
   help    this text";
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn chore(arguments: &[&str]) -> anyhow::Result<()> {
     match arguments {
         ["ci"] => ci(),
         ["test"] => test::test(),
+        ["simulate", sizes @ ..] => run(cargo(SIMULATION).args(sizes)),
         [] | ["help" | "-h" | "--help"] => {
             command::say(HELP);
             Ok(())
@@ -59,3 +62,6 @@ fn documentation() -> Command {
     command.env("RUSTDOCFLAGS", "-D warnings");
     command
 }
+
+/// The fleets' own program: optimised, because a thousand workers take a while.
+const SIMULATION: &[&str] = &["run", "--release", "--package", "fleet", "--"];

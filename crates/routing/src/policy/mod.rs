@@ -164,8 +164,9 @@ impl<'a> Field<'a> {
     pub(crate) fn below_guard(&self, candidates: &mut Vec<Candidate>) {
         let loads: f64 = candidates.iter().map(|candidate| candidate.load).sum();
         let mean = (loads + 1.0) / candidates.len().max(1) as f64;
-        // Rounded up: of one sequence on two workers, one worker has twice the mean.
-        let most = (mean * f64::from(self.asked.max_load_percent) / 100.0).ceil();
+        // What chance alone does to a worker is no hot spot: where few sequences run, some have twice the mean.
+        let chance = CHANCE * mean.sqrt();
+        let most = (mean * f64::from(self.asked.max_load_percent) / 100.0 + chance).ceil();
         let least = candidates.iter().map(|candidate| candidate.load).fold(f64::MAX, f64::min);
         candidates.retain(|candidate| candidate.load + 1.0 <= most.max(least + 1.0));
     }
@@ -222,6 +223,8 @@ pub(crate) const fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
+/// Standard deviations of the load that requests would put on a worker if they were spread by lot.
+const CHANCE: f64 = 2.0;
 /// So many sequences beside it cost a sequence one step.
 const CROWD: f64 = 4.0;
 /// An hour: sums of such times stay far from what a duration can hold.

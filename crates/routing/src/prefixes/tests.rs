@@ -48,6 +48,48 @@ fn a_worker_that_pushes_without_end_is_remembered_up_to_a_bound() {
     assert_eq!(remembered, MAX_BLOCKS);
 }
 
+#[test]
+fn a_prompt_that_was_sent_is_expected_until_its_worker_tells_or_its_sequence_leaves() {
+    let prefixes = Arc::new(Prefixes::default());
+    let prompt: Arc<[u64]> = [1, 2, 3].into();
+    assert!(prefixes.expect(1, &prompt).is_none(), "nobody knows whether it keeps prefixes");
+    prefixes.learn(1, &holds(&[9]));
+    let (first, second) = (prefixes.expect(1, &prompt), prefixes.expect(1, &prompt));
+    assert_eq!(prefixes.find(&prompt), [(1, 3)]);
+
+    drop(first);
+    assert_eq!(prefixes.find(&prompt), [(1, 3)], "the second one will bring it");
+    prefixes.learn(1, &holds(&[1]));
+    drop(second);
+    assert_eq!(prefixes.find(&prompt), [(1, 1)], "only what it told of is left");
+}
+
+#[test]
+fn nothing_is_expected_of_a_worker_that_begins_anew() {
+    let prefixes = Arc::new(Prefixes::default());
+    prefixes.learn(1, &holds(&[9]));
+    let expected = prefixes.expect(1, &[1, 2].into());
+    prefixes.learn(1, &PrefixChange { reset: true, added: vec![2], removed: vec![] });
+    assert!(prefixes.find(&[1, 2]).is_empty());
+
+    drop(expected);
+    assert_eq!(prefixes.find(&[2]), [(1, 1)]);
+    prefixes.forget(1);
+    assert!(prefixes.is_empty());
+    assert!(prefixes.shards.iter().all(|shard| shard.read().unwrap().is_empty()));
+}
+
+#[test]
+fn what_is_expected_of_a_worker_has_a_bound() {
+    let prefixes = Arc::new(Prefixes::default());
+    prefixes.learn(1, &holds(&[u64::MAX]));
+    let names: Arc<[u64]> = (0..MAX_EXPECTED as u64 + 1000).collect();
+    let expected = prefixes.expect(1, &names);
+    assert_eq!(prefixes.find(&names)[0].1 as usize, MAX_EXPECTED);
+    drop(expected);
+    assert!(prefixes.find(&names).is_empty());
+}
+
 proptest! {
     #[test]
     fn matches_are_those_of_looking_at_each_worker(lengths in prop::collection::vec(0_u32..60, 1..7)) {

@@ -55,6 +55,30 @@ fn a_flood_gives_way_to_others_when_the_queue_is_full() {
 }
 
 #[test]
+fn a_flood_is_not_ahead_of_others() {
+    let (flood, other, now) = (ProjectId::generate(), ProjectId::generate(), Instant::now());
+    let mut queue = FairQueue::new(1000, AGING);
+    for id in 0..100 {
+        queue.push(ticket(id, STANDARD, flood, 1, now));
+    }
+    queue.push(ticket(200, Lane::New(Priority::Interactive), flood, 1, now));
+    queue.take();
+    for served in 0..3 {
+        assert_eq!(queue.take().map(|ticket| ticket.id), Some(served));
+    }
+    let next = |tenant, weight| ticket(300, STANDARD, tenant, weight, now);
+
+    assert_eq!(queue.ahead_of(&next(flood, 1)), 97);
+    assert_eq!(queue.ahead_of(&next(other, 1)), 0);
+    queue.push(ticket(201, STANDARD, other, 1, now));
+    queue.push(ticket(202, STANDARD, other, 1, now));
+    // Its own two, and those of the flood whose turn comes between them.
+    assert_eq!(queue.ahead_of(&next(other, 1)), 4);
+    queue.push(ticket(203, Lane::New(Priority::Interactive), flood, 1, now));
+    assert_eq!(queue.ahead_of(&next(other, 1)), 5, "what is more urgent comes first");
+}
+
+#[test]
 fn one_that_found_no_room_keeps_its_turn() {
     let (one, other, now) = (ProjectId::generate(), ProjectId::generate(), Instant::now());
     let mut queue = FairQueue::new(10, AGING);

@@ -81,7 +81,7 @@ fn packages() -> Vec<Package> {
         .filter(|entry| entry.path().is_dir())
         .map(|entry| format!("crates/{}", entry.file_name().display()))
         .collect();
-    folders.extend(["tests".to_owned(), "load-tests".to_owned()]);
+    folders.extend(["tests", "load-tests", "tests/simulation/fleet"].map(str::to_owned));
 
     let package = |folder: &String| {
         let manifest = manifest(&format!("{folder}/Cargo.toml"));
@@ -130,6 +130,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("system-tests", &[]),
     // It also measures what happens between workers, where no client sees it.
     ("load-tests", &["domain", "proto", "routing", "worker"]),
+    ("fleet", &["domain", "proto", "routing"]),
 ];
 
 /// Libraries whose name starts like this, and the one package that may know them.
