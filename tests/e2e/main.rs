@@ -24,3 +24,4 @@ mod settled;
 mod tls;
 mod tokens;
 mod verification;
+mod worker_tls;

@@ -18,6 +18,7 @@ mod fields;
 mod flow;
 mod gateway;
 mod installation;
+mod link;
 mod listener;
 mod metrics;
 mod outside;
@@ -31,6 +32,7 @@ mod workers;
 pub use announce::{AnnounceError, Announcement};
 pub use config::{
     DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
+    WorkerTls,
 };
 pub use installation::{
     ExportError, ExportFormat, ExportRange, Installation, UsageError, UsageGroup, UsageLine,
