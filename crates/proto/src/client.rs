@@ -202,7 +202,8 @@ impl Worker for GrpcWorker {
 /// A stream that counts as a call of its connection until it is dropped.
 fn carried<T>(stream: impl Stream<Item = T> + Send, using: Using) -> impl Stream<Item = T> + Send {
     stream.map(move |item| {
-        let _counts = &using;
+        // Taken along, so that it ends with the stream.
+        let _ = &using;
         item
     })
 }
