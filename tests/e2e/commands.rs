@@ -46,7 +46,7 @@ const WORKERS: &[Row] = &[
     ("drain_timeout = \"soon\"", &["worker.toml:1"]),
     (
         "listen = \"0.0.0.0:1\"\nprice_per_hour_usd = \"free\"\n[model]\nname = \" \"\ntokenizer = \"x\"",
-        &["listen: ", "token_file: ", "price_per_hour_usd: ", "model.name: ", "model.tokenizer: "],
+        &["token_file: ", "price_per_hour_usd: ", "model.name: ", "model.tokenizer: "],
     ),
     (
         "listen = \"127.0.0.1:0\"\n[model]\nname = \"m\"\npath = \"missing-model\"",
@@ -56,6 +56,10 @@ const WORKERS: &[Row] = &[
     (
         "listen = \"127.0.0.1:0\"\ntoken_file = \"missing.token\"",
         &["missing.token", "No such file"],
+    ),
+    (
+        "listen = \"127.0.0.1:0\"\n[tls]\ncertificate = \"missing.pem\"\nkey = \"missing.pem\"",
+        &["[tls]", "missing.pem", "No such file"],
     ),
 ];
 

@@ -25,3 +25,4 @@ mod tls;
 mod tokens;
 mod upgrades;
 mod verification;
+mod worker_tls;

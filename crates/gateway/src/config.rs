@@ -4,6 +4,7 @@
 
 mod fleet;
 mod issuers;
+mod link;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ use crate::gateway::FlowSettings;
 pub use fleet::{DirectorySettings, Shares};
 use fleet::{RawDirectory, RawRouting, RawTenant};
 use issuers::RawIssuer;
+use link::RawWorkerTls;
+pub use link::WorkerTls;
 
 /// The gateway's configuration as written.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,6 +67,8 @@ pub struct RawGateway {
     tenants: Vec<RawTenant>,
     /// File that holds the token shown to workers.
     worker_token_file: Option<PathBuf>,
+    /// How workers are known, and what is shown to them; absent means no TLS.
+    worker_tls: Option<RawWorkerTls>,
     /// Token prices; a model without one costs GPU time.
     #[serde(default)]
     prices: Vec<RawPrice>,
@@ -88,7 +93,7 @@ struct RawTls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWorker {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port` with `worker_tls`.
     address: String,
 }
 
@@ -179,6 +184,8 @@ pub struct GatewaySettings {
     pub workers: Vec<WorkerAddress>,
     /// File that holds the token shown to workers.
     pub worker_token_file: Option<PathBuf>,
+    /// How workers are known, and what is shown to them.
+    pub worker_tls: Option<WorkerTls>,
     /// Token prices by model.
     pub prices: HashMap<ModelName, Price>,
     /// What GPU time costs a tenant, in percent of what it costs us.
@@ -205,7 +212,7 @@ pub struct TlsSettings {
     pub key: PathBuf,
 }
 
-/// Where a worker is, as `http://host:port`.
+/// Where a worker is, as `http://host:port` or `https://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerAddress(pub String);
 
@@ -229,6 +236,7 @@ impl RawGateway {
             routing: RawRouting::default(),
             tenants: Vec::new(),
             worker_token_file: None,
+            worker_tls: None,
             prices: Vec::new(),
             gpu_time_markup_percent: default_markup(),
             cache: RawCache::default(),
@@ -261,6 +269,7 @@ impl RawGateway {
             routing,
             tenants,
             worker_token_file,
+            worker_tls,
             prices,
             gpu_time_markup_percent,
             cache,
@@ -269,16 +278,14 @@ impl RawGateway {
         let listeners = Listeners { listen, admin_listen, allow_plaintext };
         listeners.check(tls.is_some(), &mut problems);
         for (at, worker) in workers.iter().enumerate() {
-            if !worker.address.starts_with("http://") {
-                let message = format!("`{}` must be written as http://host:port", worker.address);
-                problems.add(format!("workers[{at}].address"), message);
-            }
+            let at = format!("workers[{at}].address");
+            link::check_address(at, &worker.address, worker_tls.is_some(), &mut problems);
         }
         check_database(database.as_ref(), pepper_file.is_some(), &mut problems);
         if gpu_time_markup_percent == 0 {
             problems.add("gpu_time_markup_percent", "must be at least 1; 100 charges what it cost");
         }
-        let directory = directory.check(redis.is_some(), &mut problems);
+        let directory = directory.check(redis.is_some(), worker_tls.is_some(), &mut problems);
         let routing = routing.check(limits.queue_timeout, &mut problems);
         let shares = Shares::check(tenants, &mut problems);
         let RawLimits { drain_timeout, shutdown_delay, .. } = limits;
@@ -300,6 +307,7 @@ impl RawGateway {
             tls: tls.map(|RawTls { certificate, key }| TlsSettings { certificate, key }),
             workers: workers.into_iter().map(|worker| WorkerAddress(worker.address)).collect(),
             worker_token_file,
+            worker_tls: worker_tls.map(|tls| tls.check(&mut problems)),
             prices: check_prices(&prices, &mut problems),
             gpu_time_markup_percent,
             directory,

@@ -21,6 +21,7 @@ mod flow;
 mod gateway;
 mod handover;
 mod installation;
+mod link;
 mod listener;
 mod metrics;
 mod outside;
@@ -35,6 +36,7 @@ mod workers;
 pub use announce::{AnnounceError, Announcement};
 pub use config::{
     DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
+    WorkerTls,
 };
 pub use handover::{HandoverError, Predecessor, check_listeners};
 pub use installation::{

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use admission::bearer::{BearerTokens, KeySetError};
 use domain::Problems;
-use routing::Connect;
 use tokio::sync::{Mutex, Notify};
 
 use crate::catalog::Tariff;
 use crate::config::{GatewaySettings, RawGateway};
 use crate::gateway::Gateway;
+use crate::link::WorkerLink;
 use crate::outside::Outside;
 
 /// Where a configuration came from, and when it is to be read again.
@@ -56,7 +56,7 @@ pub(crate) struct Reloads {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) tokens: Arc<BearerTokens>,
     pub(crate) outside: Outside,
-    pub(crate) connect: Arc<Connect>,
+    pub(crate) link: Arc<WorkerLink>,
 }
 
 impl Reloads {
@@ -110,10 +110,11 @@ impl Reloads {
             router.leave(address);
         }
         for address in next.difference(&before) {
-            if let Some(worker) = (self.connect)(address) {
-                router.join(address.clone(), worker);
-            } else {
-                tracing::warn!(worker = %address, "worker has no address");
+            match self.link.worker(address) {
+                Ok(worker) => router.join(address.clone(), worker),
+                Err(error) => {
+                    tracing::warn!(worker = %address, error = %error, "worker has no address")
+                }
             }
         }
     }
@@ -137,6 +138,7 @@ fn same_process(now: &GatewaySettings, next: &GatewaySettings) -> Result<(), Pro
         ("cache", store.cache == next_store.cache),
         ("tls", now.tls == next.tls),
         ("worker_token_file", now.worker_token_file == next.worker_token_file),
+        ("worker_tls", now.worker_tls == next.worker_tls),
         ("directory", now.directory == next.directory),
     ];
     let mut problems = Problems::default();

@@ -9,7 +9,7 @@ use admission::tenancy::Registry;
 use admission::{Admission, AdmissionParts, Directory, StoreError};
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
-use proto::{GrpcWorker, Worker};
+use proto::{ConnectError, Worker};
 use routing::{
     Connect, Directory as WorkerDirectory, DnsDirectory, Roster, Router, SystemResolver,
 };
@@ -25,6 +25,7 @@ use crate::config::{GatewaySettings, WorkerAddress};
 use crate::doors::Doors;
 use crate::gateway::{Gateway, Parts};
 use crate::handover::{HandoverError, Predecessor};
+use crate::link::WorkerLink;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
@@ -45,11 +46,8 @@ pub enum GatewayError {
     #[error("open stores")]
     Store(#[from] StoreError),
     /// A worker's address cannot be used.
-    #[error("reach worker {address}: that is no address")]
-    Worker {
-        /// What was written.
-        address: String,
-    },
+    #[error("reach workers")]
+    Worker(#[from] ConnectError),
     /// The keys of an identity provider cannot be used.
     #[error("use key set")]
     Keys(#[from] KeySetError),
@@ -127,8 +125,8 @@ pub async fn run(
     tokens.refresh(&outside).await;
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
     let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
-    let connect = Arc::new(connect(&settings)?);
-    let router = router(&settings, in_process, &connect)?;
+    let link = Arc::new(WorkerLink::open(&settings)?);
+    let router = router(&settings, in_process, &link)?;
     let gateway = assemble(&settings, &stores, &directory, &router, &clock)?;
     let accounts =
         Arc::new(Accounts { router, database: stores.database.clone(), clock: Arc::clone(&clock) });
@@ -138,7 +136,7 @@ pub async fn run(
         gateway: Arc::clone(&gateway),
         tokens: Arc::clone(&tokens),
         outside: outside.clone(),
-        connect: Arc::clone(&connect),
+        link: Arc::clone(&link),
     });
     let registry =
         Registry::new(Arc::clone(&stores.tenants), stores.pepper.clone(), Arc::clone(&clock));
@@ -155,7 +153,7 @@ pub async fn run(
     };
     let mut background = beside.start(&gateway);
     background.push(spawn(async move { reloads.run().await }));
-    if let Some(roster) = roster(&settings, connect)? {
+    if let Some(roster) = roster(&settings, link)? {
         let gateway = Arc::clone(&gateway);
         background.push(spawn(async move { roster.run(gateway.router()).await }));
     }
@@ -228,26 +226,15 @@ impl Beside {
     }
 }
 
-/// How workers elsewhere are reached.
-fn connect(settings: &GatewaySettings) -> Result<Connect, GatewayError> {
-    let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
-    Ok(Box::new(move |address| {
-        let worker = GrpcWorker::new(address, token.as_ref()).ok()?;
-        Some(Arc::new(worker) as Arc<dyn Worker>)
-    }))
-}
-
 fn router(
     settings: &GatewaySettings,
     in_process: Vec<InProcessWorker>,
-    connect: &Connect,
+    link: &WorkerLink,
 ) -> Result<Arc<Router>, GatewayError> {
     let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
     workers.extend(in_process.into_iter().map(|InProcessWorker { name, worker }| (name, worker)));
     for WorkerAddress(address) in &settings.workers {
-        let worker = connect(address);
-        let worker = worker.ok_or_else(|| GatewayError::Worker { address: address.clone() })?;
-        workers.push((address.clone(), worker));
+        workers.push((address.clone(), link.worker(address)?));
     }
     Ok(Router::new(workers, settings.routing.clone()))
 }
@@ -255,7 +242,7 @@ fn router(
 /// Whoever looks for workers beside those that are written down, if anybody does.
 fn roster(
     settings: &GatewaySettings,
-    connect: Arc<Connect>,
+    link: Arc<WorkerLink>,
 ) -> Result<Option<Roster>, GatewayError> {
     let mut directories: Vec<Arc<dyn WorkerDirectory>> = Vec::new();
     if let Some(name) = &settings.directory.dns
@@ -273,7 +260,7 @@ fn roster(
     if directories.is_empty() {
         return Ok(None);
     }
-    let connect: Connect = Box::new(move |address| connect(address));
+    let connect: Connect = Box::new(move |address| link.worker(address).ok());
     Ok(Some(Roster::new(directories, connect, settings.directory.interval)))
 }
 

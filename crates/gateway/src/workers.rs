@@ -7,10 +7,11 @@ use std::time::Duration;
 use domain::Rent;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use proto::{GrpcWorker, Worker, WorkerError, WorkerState};
+use proto::{Worker, WorkerError, WorkerState};
 
 use crate::config::GatewaySettings;
-use crate::server::{GatewayError, read_token};
+use crate::link::WorkerLink;
+use crate::server::GatewayError;
 
 /// The workers that a configuration names.
 pub struct Workers(Vec<(String, Arc<dyn Worker>)>);
@@ -38,14 +39,12 @@ pub enum AskWorkerError {
 }
 
 impl Workers {
-    /// Those that `settings` name, shown the token that gateways show.
+    /// Those that `settings` name, shown what gateways show.
     pub fn of(settings: &GatewaySettings) -> Result<Self, GatewayError> {
-        let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+        let link = WorkerLink::open(settings)?;
         let mut workers: Vec<(String, Arc<dyn Worker>)> = Vec::new();
         for address in &settings.workers {
-            let worker = GrpcWorker::new(&address.0, token.as_ref());
-            let worker = worker.map_err(|_| GatewayError::Worker { address: address.0.clone() })?;
-            workers.push((address.0.clone(), Arc::new(worker)));
+            workers.push((address.0.clone(), link.worker(&address.0)?));
         }
         Ok(Self(workers))
     }

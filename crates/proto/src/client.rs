@@ -1,9 +1,10 @@
 //! A worker somewhere else, reached over gRPC.
 //!
-//! A [`GrpcWorker`] connects when it is first used and again whenever the connection is lost; the
-//! channel underneath multiplexes every sequence over one HTTP/2 connection. A call that breaks
+//! A [`GrpcWorker`] connects when it is first used and again whenever a connection is lost; its sequences
+//! share a few HTTP/2 connections (see `pool.rs`). A call that breaks
 //! yields [`WorkerError::Unreachable`] as its last event, so a reader is never left waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,12 +23,16 @@ use crate::contract::{
     PrefixStream, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 use crate::convert::millis;
-use crate::wire;
+use crate::credentials::{ClientCredentials, CredentialsError};
+use crate::pool::{CONNECTIONS, Pool, Using};
+use crate::{secure, wire};
+
+type Client = wire::worker_client::WorkerClient<InterceptedService<Channel, Bearer>>;
 
 /// The gRPC client of the worker contract.
 #[derive(Clone)]
 pub struct GrpcWorker {
-    client: wire::worker_client::WorkerClient<InterceptedService<Channel, Bearer>>,
+    pool: Pool<Client>,
 }
 
 /// The address of a worker cannot be used.
@@ -45,14 +50,56 @@ pub enum ConnectError {
     /// The token cannot be sent.
     #[error("the worker token must be visible ASCII")]
     Token,
+    /// It asks for TLS, and there are no credentials for that.
+    #[error(
+        "`{address}` is reached over TLS; say which authorities to trust, or write it as http://host:port"
+    )]
+    NoCredentials {
+        /// What was given.
+        address: String,
+    },
+    /// There are credentials, and it does not ask for TLS.
+    #[error("`{address}` would be reached without TLS; write it as https://host:port")]
+    Plaintext {
+        /// What was given.
+        address: String,
+    },
+    /// Credentials cannot be used.
+    #[error("use credentials of the worker link")]
+    Credentials(#[from] CredentialsError),
 }
 
 impl GrpcWorker {
-    /// A worker at `address` (`http://host:port`), shown `token` if there is one.
+    /// A worker at `address` (`http://host:port`), shown `token` if there is one; without TLS.
     pub fn new(address: &str, token: Option<&Secret<String>>) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
-        Ok(Self::over(tuned(endpoint).connect_lazy(), Bearer::new(token)?))
+        let (endpoint, bearer) = (endpoint(address)?, Bearer::new(token)?);
+        if is_secure(&endpoint) {
+            return Err(ConnectError::NoCredentials { address: address.to_owned() });
+        }
+        Ok(Self::over((0..CONNECTIONS).map(|_| endpoint.connect_lazy()), &bearer))
+    }
+
+    /// A worker at `address` (`https://host:port`), which is believed if `credentials` say so, and shown what is
+    /// in them; and `token` if there is one. What is wrong with a certificate shows when it is first used.
+    pub fn secured(
+        address: &str,
+        token: Option<&Secret<String>>,
+        credentials: &Arc<ClientCredentials>,
+    ) -> Result<Self, ConnectError> {
+        let (endpoint, bearer) = (endpoint(address)?, Bearer::new(token)?);
+        if !is_secure(&endpoint) {
+            return Err(ConnectError::Plaintext { address: address.to_owned() });
+        }
+        let name = credentials.name_of(endpoint.uri().host().unwrap_or_default())?;
+        let connection = |_| {
+            let (credentials, name) = (Arc::clone(credentials), name.clone());
+            let connect = tower::service_fn(move |address| {
+                let connecting = secure::connect(address, Arc::clone(&credentials), name.clone());
+                async { connecting.await.map(TokioIo::new) }
+            });
+            endpoint.connect_with_connector_lazy(connect)
+        };
+        Ok(Self::over((0..CONNECTIONS).map(connection), &bearer))
     }
 
     /// A worker in this process, reached through pipes in memory: each connection's other end is
@@ -67,13 +114,16 @@ impl GrpcWorker {
             }
         });
         let endpoint = tuned(Endpoint::from_static("http://in-memory"));
-        Self::over(endpoint.connect_with_connector_lazy(connect), Bearer(None))
+        // No packet of a pipe is lost, and nothing is encrypted: one is enough.
+        Self::over([endpoint.connect_with_connector_lazy(connect)], &Bearer(None))
     }
 
-    fn over(channel: Channel, bearer: Bearer) -> Self {
-        let client = wire::worker_client::WorkerClient::with_interceptor(channel, bearer)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { client }
+    fn over(channels: impl IntoIterator<Item = Channel>, bearer: &Bearer) -> Self {
+        let client = |channel| {
+            wire::worker_client::WorkerClient::with_interceptor(channel, bearer.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        };
+        Self { pool: Pool::new(channels.into_iter().map(client)) }
     }
 }
 
@@ -85,56 +135,77 @@ impl Worker for GrpcWorker {
         let first = wire::generate_request::Kind::Start(start.into());
         let requests = stream::once(async move { wire::GenerateRequest { kind: Some(first) } })
             .chain(tokio_stream::wrappers::ReceiverStream::new(outgoing));
-        let responses = self.client.clone().generate(requests).await?.into_inner();
-        Ok(Generation::new(allowance, |wishes| events(responses, wishes, call)))
+        let (mut client, using) = self.pool.least_used();
+        let responses = client.generate(requests).await?.into_inner();
+        Ok(Generation::new(allowance, |wishes| events(responses, wishes, call, using)))
     }
 
     async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
         let request = wire::EmbedRequest::from(order);
-        self.client.clone().embed(request).await?.into_inner().try_into()
+        let (mut client, _using) = self.pool.least_used();
+        client.embed(request).await?.into_inner().try_into()
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        let states = self.client.clone().watch(wire::WatchRequest {}).await?.into_inner();
+        let (mut client, using) = self.pool.least_used();
+        let states = client.watch(wire::WatchRequest {}).await?.into_inner();
         let known = states.map(|state| WorkerState::try_from(state?)).map(|state| {
             state.inspect_err(|error| tracing::debug!(error = %error, "worker's state ended"))
         });
         let known = known.take_while(|state| std::future::ready(state.is_ok()));
-        Ok(known.filter_map(|state| std::future::ready(state.ok())).boxed())
+        let known = known.filter_map(|state| std::future::ready(state.ok()));
+        Ok(carried(known, using).boxed())
     }
 
     async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
         let leaves_in_millis = leaves_in.map(millis);
-        self.client.clone().drain(wire::DrainRequest { leaves_in_millis }).await?;
+        let (mut client, _using) = self.pool.least_used();
+        client.drain(wire::DrainRequest { leaves_in_millis }).await?;
         Ok(())
     }
 
     async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
-        self.client.clone().set_price(wire::SetPriceRequest::from(rent)).await?;
+        let (mut client, _using) = self.pool.least_used();
+        client.set_price(wire::SetPriceRequest::from(rent)).await?;
         Ok(())
     }
 
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
         let request = wire::ModelFilesRequest { digest: model.as_str().to_owned() };
-        Ok(self.client.clone().model_files(request).await?.into_inner().into())
+        let (mut client, _using) = self.pool.least_used();
+        Ok(client.model_files(request).await?.into_inner().into())
     }
 
     async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
-        let changes = self.client.clone().prefixes(wire::PrefixesRequest {}).await?.into_inner();
+        let (mut client, using) = self.pool.least_used();
+        let changes = client.prefixes(wire::PrefixesRequest {}).await?.into_inner();
         let known = changes.take_while(|change| std::future::ready(change.is_ok()));
-        Ok(known.filter_map(|change| std::future::ready(change.ok().map(Into::into))).boxed())
+        let known = known.filter_map(|change| std::future::ready(change.ok().map(Into::into)));
+        Ok(carried(known, using).boxed())
     }
 
     async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError> {
         let request = wire::BlocksRequest::from(wanted);
-        let blocks = self.client.clone().blocks(request).await?.into_inner();
-        Ok(blocks.map(|block| block.map_err(WorkerError::from)?.try_into()).boxed())
+        let (mut client, using) = self.pool.least_used();
+        let blocks = client.blocks(request).await?.into_inner();
+        let blocks = blocks.map(|block| block.map_err(WorkerError::from)?.try_into());
+        Ok(carried(blocks, using).boxed())
     }
 
     async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError> {
         let request = wire::FetchRequest::from(order);
-        Ok(self.client.clone().fetch(request).await?.into_inner().into())
+        let (mut client, _using) = self.pool.least_used();
+        Ok(client.fetch(request).await?.into_inner().into())
     }
+}
+
+/// A stream that counts as a call of its connection until it is dropped.
+fn carried<T>(stream: impl Stream<Item = T> + Send, using: Using) -> impl Stream<Item = T> + Send {
+    stream.map(move |item| {
+        // Taken along, so that it ends with the stream.
+        let _ = &using;
+        item
+    })
 }
 
 /// One call, as a stream of events that passes wishes on while it waits.
@@ -143,14 +214,17 @@ struct Call {
     requests: Option<mpsc::Sender<wire::GenerateRequest>>,
     /// `None` after the last event.
     responses: Option<Streaming<wire::GenerateResponse>>,
+    _using: Using,
 }
 
 fn events(
     responses: Streaming<wire::GenerateResponse>,
     wishes: Wishes,
     requests: mpsc::Sender<wire::GenerateRequest>,
+    using: Using,
 ) -> impl Stream<Item = Event> + Send {
-    let call = Call { wishes, requests: Some(requests), responses: Some(responses) };
+    let (requests, responses) = (Some(requests), Some(responses));
+    let call = Call { wishes, requests, responses, _using: using };
     stream::unfold(call, |mut call| async move {
         let event = call.next().await?;
         Some((event, call))
@@ -168,7 +242,7 @@ impl Call {
     }
 
     async fn receive(&mut self) -> Option<Event> {
-        let Self { wishes, requests, responses } = self;
+        let Self { wishes, requests, responses, .. } = self;
         let responses = responses.as_mut()?;
         loop {
             tokio::select! {
@@ -240,8 +314,20 @@ impl tonic::service::Interceptor for Bearer {
     }
 }
 
+fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
+    Ok(tuned(endpoint))
+}
+
+fn is_secure(endpoint: &Endpoint) -> bool {
+    endpoint.uri().scheme_str() == Some("https")
+}
+
 fn tuned(endpoint: Endpoint) -> Endpoint {
     endpoint
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -251,6 +337,12 @@ fn tuned(endpoint: Endpoint) -> Endpoint {
 
 /// Largest message read: a tokenizer with a large vocabulary is tens of megabytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// What a call may have on its way: within a data center (half a millisecond there and back) that lets a large
+/// transfer have 2 GB/s, and it bounds what a call that nobody reads keeps here.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What all calls of a connection may have on their way. Sequences have some kilobytes unread at most, because
+/// their leases end; so it takes sixteen large transfers that nobody reads to hold up what shares their connection.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A wish is sent only after the one before it was taken.
 const WISHES_IN_FLIGHT: usize = 1;
 /// How long the end of a call that is over is waited for.

@@ -417,9 +417,26 @@ impl From<Status> for WorkerError {
             Code::InvalidArgument => Self::Invalid(message),
             Code::FailedPrecondition => Self::Format(message),
             Code::Internal => Self::Failed(message),
-            code => Self::Unreachable(format!("{code}: {message}")),
+            code => Self::Unreachable(format!("{code}: {message}{}", causes(&status))),
         }
     }
+}
+
+/// Why a connection failed, as far as the message does not say it: that a certificate was refused, for example.
+fn causes(status: &Status) -> String {
+    let mut told = status.message().to_owned();
+    let mut causes = String::new();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            causes.push_str(": ");
+            causes.push_str(&text);
+            told.push_str(&text);
+        }
+        cause = error.source();
+    }
+    causes
 }
 
 /// When a full worker asked to be tried again.

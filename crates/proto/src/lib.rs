@@ -2,7 +2,7 @@
 //!
 //! [`Worker`] is the seam. It is implemented by an engine in the same process, by [`GrpcWorker`]
 //! for one elsewhere, and by [`ScriptedWorker`] for tests and benchmarks; [`WorkerServer`] puts any
-//! of them on the network. The protobuf types stay private to this crate.
+//! of them on the network, with or without TLS. The protobuf types stay private to this crate.
 //!
 //! Invariant: this is the only crate that knows protobuf or `tonic`.
 
@@ -12,7 +12,10 @@ mod convert;
 mod convert_blocks;
 mod convert_embed;
 mod convert_start;
+mod credentials;
+mod pool;
 mod scripted;
+mod secure;
 mod server;
 
 /// Generated from `proto/worker/v1/worker.proto`.
@@ -26,6 +29,9 @@ pub use contract::{
     BlockContent, BlockStream, BlocksWanted, Control, EmbedOrder, Embedded, Event, FetchOrder,
     Fetched, Generation, PrefixChange, PrefixStream, Start, StateStream, Wishes, Worker,
     WorkerError, WorkerState,
+};
+pub use credentials::{
+    ClientCredentials, ClientFiles, CredentialsError, IdentityFiles, ServerCredentials, ServerFiles,
 };
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

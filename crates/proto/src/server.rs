@@ -20,15 +20,17 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::client::{END_LIMIT, MAX_MESSAGE_BYTES};
+use crate::client::{CONNECTION_WINDOW_BYTES, END_LIMIT, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES};
 use crate::contract::{Control, Event, Generation, Start, Worker};
 use crate::convert::finish_reason;
-use crate::wire;
+use crate::credentials::ServerCredentials;
+use crate::{secure, wire};
 
 /// The gRPC server of the worker contract.
 pub struct WorkerServer {
     worker: Arc<dyn Worker>,
     token: Option<Secret<String>>,
+    credentials: Option<Arc<ServerCredentials>>,
 }
 
 /// The server stopped by an error of the network.
@@ -43,7 +45,13 @@ pub struct ServeError {
 impl WorkerServer {
     /// Serves `worker` to callers who show `token`; to everybody if there is none.
     pub fn new(worker: Arc<dyn Worker>, token: Option<Secret<String>>) -> Self {
-        Self { worker, token }
+        Self { worker, token, credentials: None }
+    }
+
+    /// The same, over TLS and nothing else.
+    #[must_use]
+    pub fn secured(self, credentials: Arc<ServerCredentials>) -> Self {
+        Self { credentials: Some(credentials), ..self }
     }
 
     /// Serves connections of `listener` until `stop` resolves, then lets running calls end.
@@ -53,8 +61,15 @@ impl WorkerServer {
         stop: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served = self.router().await.serve_with_incoming_shutdown(incoming, stop).await;
+        let credentials = self.credentials.clone();
+        let router = self.router().await;
+        let served = if let Some(credentials) = credentials {
+            let incoming = secure::accept(listener, credentials);
+            router.serve_with_incoming_shutdown(incoming, stop).await
+        } else {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, stop).await
+        };
         served.map_err(|source| ServeError { address, source })
     }
 
@@ -77,6 +92,9 @@ impl WorkerServer {
         Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(MAX_CALLS)
             .add_service(health)
             .add_service(tonic::service::interceptor::InterceptedService::new(service, guard))
     }
@@ -250,3 +268,6 @@ impl Call {
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Calls of one connection. More wait at the other side, where no queue counts them: so there are more than a
+/// worker accepts.
+const MAX_CALLS: u32 = 4_096;

@@ -27,11 +27,7 @@ impl Worker {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
         let address = listener.local_addr()?;
-        let serving = Serving {
-            token_file: settings.token_file.clone(),
-            drain_timeout: settings.drain_timeout,
-            notices: settings.notices.clone(),
-        };
+        let serving = Serving::of(&settings)?;
         let announcement = settings.announce.clone();
         let announcement =
             announcement.map(|(redis, address)| Announcement::new(&redis, address)).transpose()?;

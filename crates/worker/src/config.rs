@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use domain::{Capacity, NanoUsd, Problems, Rent, Secret};
 use engine::{EngineConfig, ModelSource, Quantization};
+use proto::ServerFiles;
 use serde::Deserialize;
 
 use crate::notice::NoticeSettings;
 
+mod link;
 mod notices;
 
+use self::link::{Link, RawTls};
 use self::notices::RawNotices;
 
 /// A worker's configuration as written.
@@ -21,11 +24,13 @@ pub struct RawWorker {
     /// Where gateways connect.
     #[serde(default = "default_listen")]
     listen: SocketAddr,
-    /// Serve other machines without TLS, behind a network that encrypts.
+    /// The network encrypts: serve other machines without TLS, and without a warning.
     #[serde(default)]
     allow_plaintext: bool,
     /// File that holds the token gateways must show.
     token_file: Option<PathBuf>,
+    /// What it shows to gateways, and which it serves; absent means no TLS.
+    tls: Option<RawTls>,
     /// What an hour of this machine costs, in dollars, as text: `"1.25"`.
     #[serde(default = "default_price")]
     price_per_hour_usd: String,
@@ -56,7 +61,7 @@ pub struct RawWorker {
 struct RawAnnounce {
     /// The Redis of the gateways.
     redis: Secret<String>,
-    /// Where gateways and other workers reach this one, as `http://host:port`.
+    /// Where gateways and other workers reach this one, as `http://host:port`, or with `https` under TLS.
     address: String,
 }
 
@@ -103,8 +108,12 @@ pub struct EngineSettings {
 pub struct WorkerSettings {
     /// Where gateways connect.
     pub listen: SocketAddr,
+    /// Nobody needs a warning that other machines are served without TLS.
+    pub allow_plaintext: bool,
     /// File that holds the token gateways must show.
     pub token_file: Option<PathBuf>,
+    /// What it shows to gateways, and which it serves.
+    pub tls: Option<ServerFiles>,
     /// What this machine costs, until it is told otherwise.
     pub rent: Rent,
     /// Where this machine is.
@@ -130,6 +139,7 @@ impl RawWorker {
             listen: default_listen(),
             allow_plaintext: false,
             token_file: None,
+            tls: None,
             price_per_hour_usd: default_price(),
             capacity: Capacity::default(),
             zone: String::new(),
@@ -145,13 +155,10 @@ impl RawWorker {
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();
         let Self { listen, allow_plaintext, token_file, price_per_hour_usd, capacity, .. } = self;
-        if !allow_plaintext && !listen.ip().is_loopback() {
-            let message = "other machines would be served in plaintext; listen on 127.0.0.1, or set `allow_plaintext = true` inside a network that encrypts";
-            problems.add("listen", message);
-        }
-        if !listen.ip().is_loopback() && token_file.is_none() {
-            problems.add("token_file", "a worker that other machines reach needs a token");
-        }
+        let tls = self.tls.map(RawTls::files);
+        let has_token = token_file.is_some();
+        let announced = self.announce.as_ref().map(|announce| announce.address.as_str());
+        Link { listen, has_token, tls: tls.as_ref(), announced }.check(&mut problems);
         let price = NanoUsd::parse_dollars(&price_per_hour_usd);
         let rent = price.and_then(|price| Rent::new(price, capacity)).unwrap_or_else(|| {
             let message = format!("`{price_per_hour_usd}` must be an amount such as \"1.25\"");
@@ -160,27 +167,19 @@ impl RawWorker {
         });
         let settings = WorkerSettings {
             listen,
+            allow_plaintext,
             token_file,
+            tls,
             rent,
             zone: self.zone,
             notices: notices::check(self.notices, &mut problems),
             drain_timeout: self.drain_timeout,
-            announce: self.announce.map(|announce| announce.check(&mut problems)),
+            announce: self.announce.map(|RawAnnounce { redis, address }| (redis, address)),
             model_name: self.model.check_name(&mut problems),
             model: self.model.source(),
             engine: self.engine.fill(),
         };
         problems.into_result(settings)
-    }
-}
-
-impl RawAnnounce {
-    fn check(self, problems: &mut Problems) -> (Secret<String>, String) {
-        let Self { redis, address } = self;
-        if !["http://", "https://"].iter().any(|scheme| address.starts_with(scheme)) {
-            problems.add("announce.address", "must be written as http://host:port");
-        }
-        (redis, address)
     }
 }
 
@@ -272,7 +271,7 @@ mod tests {
             ..RawWorker::demo()
         };
         let problems = raw.check().unwrap_err().to_string();
-        for at in ["listen", "token_file", "price_per_hour_usd"] {
+        for at in ["token_file", "price_per_hour_usd"] {
             assert!(problems.contains(at), "{at} is missing in: {problems}");
         }
     }

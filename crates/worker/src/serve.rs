@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Secret;
-use proto::{ServeError, Worker, WorkerServer};
+use proto::{CredentialsError, ServeError, ServerCredentials, Worker, WorkerServer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::config::WorkerSettings;
 use crate::local::LocalWorker;
 use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
@@ -29,6 +30,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// Certificates and keys cannot be used.
+    #[error("use [tls]")]
+    Credentials(#[from] CredentialsError),
     /// Nobody can be asked for notices.
     #[error("listen for notices")]
     Notices(#[from] AddressError),
@@ -40,12 +44,42 @@ pub enum RunError {
 /// How a worker is served.
 #[derive(Clone, Debug, Default)]
 pub struct Serving {
-    /// File that holds the token gateways must show.
-    pub token_file: Option<PathBuf>,
+    /// The token gateways must show.
+    pub token: Option<Secret<String>>,
+    /// What it shows to gateways, and which it serves; no TLS if absent.
+    pub tls: Option<Arc<ServerCredentials>>,
+    /// Nobody needs a warning that other machines are served without TLS.
+    pub allow_plaintext: bool,
     /// How long it may take to end.
     pub drain_timeout: Duration,
     /// Where to listen for notices.
     pub notices: Vec<NoticeSettings>,
+}
+
+impl Serving {
+    /// As `settings` say; reads the files they name.
+    pub fn of(settings: &WorkerSettings) -> Result<Self, RunError> {
+        let WorkerSettings { token_file, tls, allow_plaintext, drain_timeout, notices, .. } =
+            settings;
+        let tls = tls.clone().map(ServerCredentials::open).transpose()?;
+        Ok(Self {
+            token: token_file.clone().map(read_token).transpose()?,
+            tls: tls.map(Arc::new),
+            allow_plaintext: *allow_plaintext,
+            drain_timeout: *drain_timeout,
+            notices: notices.clone(),
+        })
+    }
+
+    /// Says it if others could read along.
+    fn warn(&self, listener: &TcpListener) {
+        let others = listener.local_addr().is_ok_and(|address| !address.ip().is_loopback());
+        if others && self.tls.is_none() && !self.allow_plaintext {
+            tracing::warn!(
+                "other machines are served without TLS: who can read the network reads prompts and the token; configure [tls], or set `allow_plaintext = true` inside a network that encrypts"
+            );
+        }
+    }
 }
 
 /// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and ends once everything that
@@ -56,8 +90,8 @@ pub async fn serve(
     serving: Serving,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
-    let Serving { token_file, drain_timeout, notices } = serving;
-    let token = token_file.map(read_token).transpose()?;
+    serving.warn(&listener);
+    let Serving { token, tls, drain_timeout, notices, .. } = serving;
     let (heard, hearing) = mpsc::channel(MAX_HEARD);
     let stop = Box::new(Stop::new(stop, drain_timeout));
     let mut listening = vec![listen(stop, Arc::clone(&worker), heard.clone())];
@@ -65,7 +99,11 @@ pub async fn serve(
         listening.push(listen(settings.open()?, Arc::clone(&worker), heard.clone()));
     }
     let (told, telling) = tokio::sync::oneshot::channel::<()>();
-    let served = WorkerServer::new(Arc::clone(&worker) as _, token).serve(listener, async {
+    let mut server = WorkerServer::new(Arc::clone(&worker) as _, token);
+    if let Some(credentials) = tls {
+        server = server.secured(credentials);
+    }
+    let served = server.serve(listener, async {
         let _ = telling.await;
     });
     tokio::pin!(served);

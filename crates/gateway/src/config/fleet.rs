@@ -156,7 +156,7 @@ fn policy(at: &str, name: &str, problems: &mut Problems) -> &'static Policy {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawDirectory {
-    /// A name behind each of whose addresses is a worker, as `http://host:port`.
+    /// A name behind each of whose addresses is a worker, as `http://host:port`, or `https` with `worker_tls`.
     dns: Option<String>,
     /// Whether workers announce themselves in the Redis of `redis`.
     announced: bool,
@@ -183,13 +183,22 @@ pub struct DirectorySettings {
 }
 
 impl RawDirectory {
-    pub(super) fn check(self, has_redis: bool, problems: &mut Problems) -> DirectorySettings {
+    pub(super) fn check(
+        self,
+        has_redis: bool,
+        has_tls: bool,
+        problems: &mut Problems,
+    ) -> DirectorySettings {
         let Self { dns, announced, interval } = self;
-        if let Some(name) = &dns
-            && DnsDirectory::new(name, SystemResolver).is_none()
-        {
-            let message = format!("`{name}` must be written as http://host:port");
-            problems.add("directory.dns", message);
+        if let Some(name) = &dns {
+            let known = DnsDirectory::new(name, SystemResolver).is_some();
+            let (scheme, with) = if has_tls { ("https", "with") } else { ("http", "without") };
+            if !known || !name.starts_with(&format!("{scheme}://")) {
+                let message = format!(
+                    "`{name}` must be written as {scheme}://host:port, {with} [worker_tls]"
+                );
+                problems.add("directory.dns", message);
+            }
         }
         if announced && !has_redis {
             problems

@@ -13,6 +13,9 @@ const EXAMPLES: &[&str] = &[
     "[tls]",
     "certificate",
     "key",
+    "[worker_tls]",
+    "roots",
+    "server_name",
     "[[issuers]]",
     "issuer",
     "audiences",
@@ -34,6 +37,7 @@ const EXAMPLES: &[&str] = &[
 const TABLES: &[&str] = &[
     "",
     "[tls]",
+    "[worker_tls]",
     "[[workers]]",
     "[[tenants]]",
     "[[prices]]",

@@ -7,6 +7,10 @@ const EXAMPLE: &str = include_str!("../../../../config/worker.toml");
 /// Settings whose default is "none", or depends on the machine; the file shows an example of each.
 const EXAMPLES: &[&str] = &[
     "token_file",
+    "[tls]",
+    "certificate",
+    "key",
+    "client_roots",
     "path",
     "quantize",
     "tokenizer",
@@ -21,7 +25,7 @@ const EXAMPLES: &[&str] = &[
 ];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] = &["", "[[notices]]", "[announce]", "[model]", "[engine]"];
+const TABLES: &[&str] = &["", "[tls]", "[[notices]]", "[announce]", "[model]", "[engine]"];
 
 #[test]
 fn the_example_is_a_worker_as_it_stands() {

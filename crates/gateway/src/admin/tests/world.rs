@@ -33,6 +33,7 @@ use super::super::{AdminApi, routes};
 use crate::catalog::{Catalog, Tariff};
 use crate::config::{RawGateway, Shares};
 use crate::gateway::{FlowSettings, Gateway, Parts};
+use crate::link::WorkerLink;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
 use crate::reload::{Configuration, Reloads};
@@ -387,12 +388,13 @@ fn reloads(gateway: &Arc<Gateway>, tokens: Arc<BearerTokens>, data: &Path) -> Re
     let settings =
         read().and_then(|raw: RawGateway| raw.check().map_err(|error| error.to_string()));
     let configuration = Configuration { read: Box::new(read), changed: Arc::default() };
+    let settings = settings.unwrap();
     Reloads {
+        link: Arc::new(WorkerLink::open(&settings).unwrap()),
         configuration: Some(configuration),
-        settings: tokio::sync::Mutex::new(settings.unwrap()),
+        settings: tokio::sync::Mutex::new(settings),
         gateway: Arc::clone(gateway),
         tokens,
         outside: Outside::new().unwrap(),
-        connect: Arc::new(Box::new(|_: &str| None)),
     }
 }

@@ -1,0 +1,45 @@
+//! How this gateway reaches workers: the token that it shows them, and TLS where they are reached over it.
+
+use std::sync::Arc;
+
+use domain::Secret;
+use proto::{ClientCredentials, ConnectError, GrpcWorker, Worker};
+
+use crate::config::{GatewaySettings, WorkerTls};
+use crate::server::{GatewayError, read_token};
+
+/// What is shown to workers, and how they are known.
+pub(crate) struct WorkerLink {
+    token: Option<Secret<String>>,
+    credentials: Option<Arc<ClientCredentials>>,
+}
+
+impl WorkerLink {
+    /// As `settings` say; reads the files they name.
+    pub(crate) fn open(settings: &GatewaySettings) -> Result<Self, GatewayError> {
+        let token = settings.worker_token_file.as_deref().map(read_token).transpose()?;
+        let open = |WorkerTls { files, server_name }: &WorkerTls| {
+            ClientCredentials::open(files.clone(), server_name.as_deref()).map(Arc::new)
+        };
+        let credentials = settings.worker_tls.as_ref().map(open).transpose();
+        let credentials = credentials.map_err(ConnectError::from)?;
+        Ok(Self { token, credentials })
+    }
+
+    /// The worker at an address that somebody wrote down: over TLS if it says `https`.
+    pub(crate) fn worker(&self, address: &str) -> Result<Arc<dyn Worker>, ConnectError> {
+        let is_secure = address.starts_with("https://");
+        match self.credentials.as_ref().filter(|_| is_secure) {
+            Some(credentials) => self.secured(address, credentials),
+            None => Ok(Arc::new(GrpcWorker::new(address, self.token.as_ref())?)),
+        }
+    }
+
+    fn secured(
+        &self,
+        address: &str,
+        credentials: &Arc<ClientCredentials>,
+    ) -> Result<Arc<dyn Worker>, ConnectError> {
+        Ok(Arc::new(GrpcWorker::secured(address, self.token.as_ref(), credentials)?))
+    }
+}
