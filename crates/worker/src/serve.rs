@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Secret;
-use proto::{ServeError, Worker, WorkerServer};
+use proto::{GrpcWorker, ServeError, Worker, WorkerError, WorkerServer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -58,6 +58,7 @@ pub async fn serve(
 ) -> Result<(), RunError> {
     let Serving { token_file, drain_timeout, notices } = serving;
     let token = token_file.map(read_token).transpose()?;
+    reach_others(&worker, token.clone());
     let (heard, hearing) = mpsc::channel(MAX_HEARD);
     let stop = Box::new(Stop::new(stop, drain_timeout));
     let mut listening = vec![listen(stop, Arc::clone(&worker), heard.clone())];
@@ -121,6 +122,15 @@ async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
             return;
         }
     }
+}
+
+/// Lets the worker fetch blocks from others, which ask for the same token.
+fn reach_others(worker: &LocalWorker, token: Option<Secret<String>>) {
+    worker.reach(Box::new(move |address| {
+        let other = GrpcWorker::new(address, token.as_ref());
+        let other = other.map_err(|error| WorkerError::Unreachable(error.to_string()))?;
+        Ok(Arc::new(other))
+    }));
 }
 
 async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {
