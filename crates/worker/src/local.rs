@@ -323,7 +323,6 @@ impl Watching {
             capacity: rent.capacity(),
             accounts: state.accounts,
             attribution_error_ppm: state.attribution_error_ppm,
-            ..WorkerState::default()
         }
     }
 }

@@ -46,10 +46,8 @@ fn a_prompt_that_was_there_before_is_hardly_computed_and_its_cached_tokens_are_t
         assert_eq!(said(&warm), said(&cold));
         assert_eq!((cold.usage.cached_tokens, warm.usage.cached_tokens), (0, 1_472));
         assert_eq!(cold.usage.times.saved, GpuTime::ZERO);
-        let (cold, warm) = (cold.usage.times, warm.usage.times);
         // By the model of work, not by the clock.
-        assert!(warm.saved.nanos() > 0, "{warm:?}");
-        eprintln!("FIGURE {cold:?} {warm:?}");
+        assert!(warm.usage.times.saved > GpuTime::ZERO, "{:?}", warm.usage);
     });
 }
 
