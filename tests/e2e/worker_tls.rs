@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
-use system_tests::{Worker, attempt, free_address, gateway_config};
+use system_tests::{Api, Gateway, Worker, attempt, create_key, free_address, gateway_config};
+
+use crate::questions::{endless, who};
 
 #[tokio::test]
 async fn a_worker_is_reached_over_tls_by_who_shows_a_certificate() -> anyhow::Result<()> {
@@ -20,6 +22,42 @@ async fn a_worker_is_reached_over_tls_by_who_shows_a_certificate() -> anyhow::Re
     assert_eq!(reaches(&known).await?, Ok(()));
     let why = reaches(&stranger).await?.unwrap_err();
     assert!(why.contains("CertificateRequired"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_answers_through_a_worker_over_mutual_tls() -> anyhow::Result<()> {
+    let site = Site::build()?;
+    let worker = site.worker(&site.mutual()).await?;
+    let shown = format!("{}{}", site.roots(), site.identity("gateway"));
+    let listen = free_address()?;
+    let config = site.gateway_at(listen, "gateway", worker.address(), &shown)?;
+    let key = create_key(&site.path("gateway"), "tls", &[]).await?;
+
+    let mut gateway = Gateway::start(&config, listen).await?;
+    gateway.ready().await?;
+
+    let api = Api::new(&gateway.endpoint(), &key.api_key);
+    let answer = api.chat(&who()).await?.expect(200)?;
+    assert!(answer.text().contains("Tollgate demo model"), "{}", answer.body);
+    let told = api.stream(&endless(30)).await?;
+    assert!(told.done, "{told:?}");
+    gateway.process().stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_without_a_certificate_is_not_ready_and_says_why() -> anyhow::Result<()> {
+    let site = Site::build()?;
+    let worker = site.worker(&site.mutual()).await?;
+    let listen = free_address()?;
+    let config = site.gateway_at(listen, "gateway", worker.address(), &site.roots())?;
+
+    let mut gateway = Gateway::start(&config, listen).await?;
+
+    gateway.process().logged("CertificateRequired", LIMIT).await?;
+    let ready = reqwest::get(format!("{}/readyz", gateway.endpoint())).await?;
+    assert_eq!(ready.status(), 503);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{ModelName, OutputRules, Sampling};
+use domain::{CacheSalt, ModelName, OutputRules, ProjectId, Sampling, Share};
 use engine::kernels::DenseBench;
 use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request, Sequence};
 
@@ -17,6 +17,7 @@ fn main() {
         multiplication();
         loading();
         attribution();
+        prefix();
     }
     for threads in [1, 2] {
         generation(threads, chosen.as_ref().map_or(&[1, 4, 16, 32], std::slice::from_ref));
@@ -97,6 +98,34 @@ fn attribution() {
     }
 }
 
+/// How much less of the machine a prompt of 1500 tokens takes up to its first token when the cache holds it.
+#[expect(clippy::print_stdout, reason = "the output is the purpose")]
+fn prefix() {
+    let engine = Engine::start(demo(), EngineConfig::default()).expect("start");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let prompt: Arc<[u32]> = (0..1_500).map(|position| 300 + position % 3_000).collect();
+    let shared = Request { prompt, max_output: 1, allowance: 1, ..request(0) };
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        let mut sequence = engine.submit(shared.clone()).expect("room");
+        let usage = runtime.block_on(async {
+            loop {
+                let event = sequence.next().await.expect("an end");
+                if let Some(usage) = event.usage() {
+                    return *usage;
+                }
+            }
+        });
+        took.push(usage.times.prefill.nanos() as f64 / 1e6);
+        println!(
+            "prompt of 1500 tokens, {} cached: {:.1} ms",
+            usage.cached_tokens,
+            took[took.len() - 1]
+        );
+    }
+    println!("first token after {:.1} times less", took[0] / took[1]);
+}
+
 /// Prompts and outputs of all lengths, a few at a time.
 async fn mixed(engine: &Engine, round: u32) {
     let mut sequences = std::collections::VecDeque::new();
@@ -140,6 +169,8 @@ fn request(stream: u32) -> Request {
         allowance: OUTPUT,
         sampling: Sampling::greedy(),
         output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+        share: Share::of(ProjectId::from_u128(1)),
+        salt: CacheSalt::from_bytes([1; 16]),
     }
 }
 

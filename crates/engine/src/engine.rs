@@ -4,16 +4,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use domain::{Format, ModelInfo, Usage};
-use tokio::sync::watch;
+use domain::{BlockHash, BlockNames, CacheSalt, Format, ModelInfo, Usage};
+use tokio::sync::{oneshot, watch};
 
+use crate::errands::{Errand, Errands};
 use crate::grammar::{Guides, Language, Languages, NotCompiled};
 use crate::inbox::Inbox;
+use crate::names::Names;
+use crate::prefixes::Prefixes;
 use crate::running::Arrival;
 use crate::sequence::line;
-use crate::step_loop::StepLoop;
+use crate::step_loop::{Shared, StepLoop};
 use crate::{
-    EngineConfig, EngineError, EngineState, MAX_LOGPROBS, Model, Refusal, Request, Sequence,
+    CachedBlocks, EngineConfig, EngineError, EngineState, MAX_LOGPROBS, Model, Refusal, Request,
+    Sequence,
 };
 
 /// A running engine. Clones share one step thread; dropping the last one ends it, as [`shutdown`] does.
@@ -33,15 +37,17 @@ impl Engine {
         let bell = Arc::clone(&inbox);
         let guides = Guides::start(move || bell.ring())
             .map_err(|error| EngineError::Start(error.to_string()))?;
-        let guides = Arc::new(guides);
-        let step_loop = StepLoop::new(model, config, inbox.clone(), guides.clone(), report)?;
+        let (guides, prefixes) = (Arc::new(guides), Arc::new(Prefixes::new()));
+        let shared = Shared { inbox, guides, prefixes, errands: Arc::new(Errands::new()) };
+        let block_tokens = config.block_tokens;
+        let step_loop = StepLoop::new(model, config, shared.clone(), report)?;
         let max_tokens = step_loop.max_tokens();
         let thread = std::thread::Builder::new()
             .name("engine-step".to_owned())
             .spawn(move || step_loop.run())
             .map_err(|error| EngineError::Start(error.to_string()))?;
         let thread = Mutex::new(Some(thread));
-        let handle = Handle { inbox, state, info, max_tokens, languages, guides, thread };
+        let handle = Handle { shared, state, info, max_tokens, block_tokens, languages, thread };
         Ok(Self(Arc::new(handle)))
     }
 
@@ -80,10 +86,44 @@ impl Engine {
             completion_tokens: request.generated.len() as u32,
             ..Usage::default()
         };
-        let (sequence, outlet) = line(&self.0.inbox, request.allowance, usage);
-        let guide = language.map(|language| self.0.guides.guide(language, &request.generated));
-        self.0.inbox.offer(Arrival::new(request, guide, outlet))?;
+        let Shared { inbox, guides, .. } = &self.0.shared;
+        let (sequence, outlet) = line(inbox, request.allowance, usage);
+        let guide = language.map(|language| guides.guide(language, &request.generated));
+        let names = Names::new(self.names(request.salt), self.0.block_tokens);
+        inbox.offer(Arrival::new(request, names, guide, outlet))?;
         Ok(sequence)
+    }
+
+    fn names(&self, salt: CacheSalt) -> BlockNames {
+        BlockNames::new(&self.0.info.digest, salt, self.0.block_tokens)
+    }
+
+    /// The names of the full blocks of a text of this salt, as this engine cuts them.
+    pub fn block_names(&self, salt: CacheSalt, tokens: &[u32]) -> Vec<BlockHash> {
+        self.names(salt).all(tokens)
+    }
+
+    /// Tells which blocks the cache holds: all of them first, then what changes.
+    pub fn cached_blocks(&self) -> CachedBlocks {
+        CachedBlocks::new(Arc::clone(&self.0.shared.prefixes))
+    }
+
+    /// How many of these blocks the cache holds, up to the first that it does not. Asking is a use of them.
+    pub async fn count_cached(&self, names: Vec<BlockHash>) -> usize {
+        self.0.ask(|told| Errand::Count(names, told)).await.unwrap_or(0)
+    }
+
+    /// The keys and values in a block of all layers, as the cache of every engine of this model keeps them;
+    /// nothing if it does not hold the block.
+    pub async fn export_block(&self, name: BlockHash) -> Option<Vec<u8>> {
+        self.0.ask(|told| Errand::Export(name, told)).await.flatten()
+    }
+
+    /// Takes up a block that another engine of this model exported, in the place of the block that was used
+    /// least recently. Returns whether the cache holds it now: there may be no room, and content of
+    /// another length than this engine's blocks is refused.
+    pub async fn import_block(&self, name: BlockHash, content: Vec<u8>) -> bool {
+        self.0.ask(|told| Errand::Import(name, content, told)).await.unwrap_or(false)
     }
 
     /// The engine as of its last report.
@@ -103,7 +143,7 @@ impl Engine {
 
     /// Takes no new sequences from now on; running and waiting ones go on.
     pub fn drain(&self) {
-        self.0.inbox.drain();
+        self.0.shared.inbox.drain();
     }
 
     /// Ends the step thread at the next step boundary and waits for it; sequences that are not over fail
@@ -116,18 +156,26 @@ impl Engine {
 /// Dropping it ends the step thread.
 #[derive(Debug)]
 struct Handle {
-    inbox: Arc<Inbox>,
+    shared: Shared,
     state: watch::Receiver<EngineState>,
     info: ModelInfo,
     max_tokens: u32,
+    block_tokens: u32,
     languages: Languages,
-    guides: Arc<Guides>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Handle {
+    /// Has the step thread do something; nothing comes back once it has ended, or if it has too much to do.
+    async fn ask<T>(&self, errand: impl FnOnce(oneshot::Sender<T>) -> Errand) -> Option<T> {
+        let (told, answer) = oneshot::channel();
+        self.shared.errands.leave(errand(told));
+        self.shared.inbox.ring();
+        answer.await.ok()
+    }
+
     fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let Request { prompt, generated, max_output, allowance: _, sampling, output } = request;
+        let Request { prompt, generated, max_output, sampling, output, .. } = request;
         if output.logprobs.is_some_and(|top| top > MAX_LOGPROBS) {
             let problem = format!("at most {MAX_LOGPROBS} of the most probable tokens are told");
             return Err(Refusal::Invalid(problem));
@@ -157,7 +205,7 @@ impl Handle {
     }
 
     fn shut_down(&self) {
-        self.inbox.shut_down();
+        self.shared.inbox.shut_down();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -5,7 +5,8 @@
 //! of the step thread has an owner ([`domain::Accounts`]).
 //!
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
-//! else is in the batch, how its prompt was cut into chunks, or where it was continued.
+//! else is in the batch, how its prompt was cut into chunks, what the cache held of it, whether it had to give
+//! way, or where it was continued.
 //!
 //! Invariant: knows nothing of HTTP, tenants, money or networks. Only this crate knows tensors.
 
@@ -17,7 +18,9 @@ mod config;
 mod embedder;
 mod encoder;
 mod engine;
+mod errands;
 mod error;
+mod expectation;
 mod grammar;
 mod inbox;
 mod ledger;
@@ -25,7 +28,9 @@ mod lots;
 mod mask_times;
 mod model;
 mod models;
+mod names;
 mod ops;
+mod prefixes;
 mod quantization;
 mod random;
 mod request;
@@ -47,6 +52,7 @@ pub use engine::Engine;
 pub use error::{EngineError, Failure, LoadError, Refusal};
 pub use mask_times::MaskTimes;
 pub use model::{Model, Progress};
+pub use prefixes::{CacheChange, CachedBlocks};
 pub use quantization::{Quantization, UnknownQuantization};
 pub use request::{Event, MAX_LOGPROBS, Request};
 pub use sequence::Sequence;

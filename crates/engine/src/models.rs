@@ -14,6 +14,7 @@ use crate::ops::gate::Activation;
 use crate::ops::rope::Pairing;
 use crate::step::Step;
 
+mod block_copy;
 mod feed_forward;
 mod gemma2;
 mod gemma3;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Usage};
+use domain::{CacheSalt, FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Share, Usage};
 
 use crate::Failure;
 
@@ -28,6 +28,10 @@ pub struct Request {
     /// ends where nothing can follow. A sentence that nothing can follow ends the output also before
     /// `min_tokens`.
     pub output: OutputRules,
+    /// For whom it runs: who is least urgent gives way first.
+    pub share: Share,
+    /// Keeps its blocks apart from those of requests with another salt.
+    pub salt: CacheSalt,
 }
 
 /// What happened to a sequence since the last event. Reading the last event accepts what it says was used.

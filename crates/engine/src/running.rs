@@ -1,12 +1,14 @@
 //! A sequence inside the engine, from its arrival to its end.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use domain::{FinishReason, Logprobs, OutputRules};
+use domain::{BlockHash, FinishReason, Logprobs, OutputRules, Priority};
 
 use crate::attribution::{Loss, Phase, Work};
-use crate::blocks::Block;
+use crate::blocks::{Block, BlockPool};
 use crate::grammar::{Guide, Next};
+use crate::names::Names;
 use crate::sampler::{Limits, Sampler, logprobs};
 use crate::schedule::Need;
 use crate::sequence::Outlet;
@@ -16,21 +18,30 @@ use crate::{Failure, Request};
 pub(crate) struct Arrival {
     /// Prompt and output so far.
     pub(crate) tokens: Vec<u32>,
+    names: Names,
     request: Request,
     guide: Option<Guide>,
     pub(crate) outlet: Outlet,
 }
 
 impl Arrival {
-    /// `guide` follows the output, if it has a format.
-    pub(crate) fn new(request: Request, guide: Option<Guide>, outlet: Outlet) -> Self {
+    /// `names` are to name its blocks; `guide` follows the output, if it has a format.
+    pub(crate) fn new(
+        request: Request,
+        mut names: Names,
+        guide: Option<Guide>,
+        outlet: Outlet,
+    ) -> Self {
         let tokens = [&*request.prompt, &*request.generated].concat();
-        Self { tokens, request, guide, outlet }
+        names.follow(&tokens);
+        Self { tokens, names, request, guide, outlet }
     }
 
-    /// Positions it may write keys and values for; the last output token's are never needed.
-    pub(crate) fn max_positions(&self) -> u32 {
-        self.request.prompt.len() as u32 + self.request.max_output - 1
+    /// What it needs of the cache.
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        let tokens = self.tokens.len() as u32;
+        let left = self.request.max_output.saturating_sub(self.request.generated.len() as u32);
+        Demand { tokens, left, usable: self.names.usable(tokens) }
     }
 
     /// Whether nothing is left to produce. In a format only the guide knows how that ends.
@@ -39,9 +50,25 @@ impl Arrival {
     }
 }
 
-/// A sequence that holds blocks.
+/// What a sequence needs of the cache.
+pub(crate) struct Demand<'a> {
+    /// Tokens it has.
+    pub(crate) tokens: u32,
+    /// Tokens that may follow.
+    pub(crate) left: u32,
+    /// The names of the blocks that it need not compute if they are known.
+    pub(crate) usable: &'a [BlockHash],
+}
+
+/// A sequence that holds blocks, or held some and gave them up for others.
 pub(crate) struct Running {
+    /// How many were admitted before it.
+    age: u64,
+    priority: Priority,
     tokens: Vec<u32>,
+    names: Names,
+    /// Blocks in front that others may find, or found before it.
+    settled: usize,
     prompt_tokens: u32,
     /// Tokens whose keys and values are in the cache.
     computed: u32,
@@ -89,15 +116,19 @@ pub(crate) enum End {
 }
 
 impl Running {
-    /// Admits `arrival` with the blocks it needs for all of its positions.
-    pub(crate) fn new(arrival: Arrival, blocks: Vec<Block>) -> Self {
-        let Arrival { tokens, request, guide, outlet } = arrival;
+    /// Admits `arrival` after `age` others; it has no blocks yet.
+    pub(crate) fn new(arrival: Arrival, age: u64) -> Self {
+        let Arrival { tokens, names, request, guide, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
         Self {
+            age,
+            priority: request.share.priority,
             prompt_tokens: request.prompt.len() as u32,
             tokens,
+            names,
+            settled: 0,
             computed: 0,
             migrated,
             preempted: 0,
@@ -107,9 +138,95 @@ impl Running {
             sampler,
             guide,
             held: None,
-            blocks,
+            blocks: Vec::new(),
             outlet,
         }
+    }
+
+    /// How many were admitted before it.
+    pub(crate) const fn age(&self) -> u64 {
+        self.age
+    }
+
+    /// In which order sequences get blocks back: the most urgent first, and of those the oldest.
+    pub(crate) const fn rank(&self) -> (Priority, u64) {
+        (self.priority, self.age)
+    }
+
+    /// What it needs of the cache.
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        let tokens = self.tokens.len() as u32;
+        let left = self.max_output.saturating_sub(self.written());
+        Demand { tokens, left, usable: self.names.usable(tokens) }
+    }
+
+    /// Takes blocks: `found` hold its first tokens already, `fresh` are for the others. Returns the positions of
+    /// its prompt that it need not compute and never had before.
+    pub(crate) fn take_seat(&mut self, found: Vec<Block>, fresh: Vec<Block>) -> Range<u32> {
+        self.settled = found.len();
+        self.blocks = found;
+        self.blocks.extend(fresh);
+        self.skip_to(self.settled as u32 * self.names.block_tokens())
+    }
+
+    /// How many blocks it lacks to compute the next `count` tokens.
+    pub(crate) fn blocks_short(&self, count: u32) -> u32 {
+        let needed = (self.computed + count).div_ceil(self.names.block_tokens());
+        needed.saturating_sub(self.blocks.len() as u32)
+    }
+
+    /// The name of the block that it computes now, if that is one that others can use in its place.
+    pub(crate) fn block_now(&self) -> Option<BlockHash> {
+        let usable = self.names.usable(self.tokens.len() as u32);
+        usable.get((self.computed / self.names.block_tokens()) as usize).copied()
+    }
+
+    /// The same, if it has computed nothing of it yet: it may as well use another one's.
+    pub(crate) fn block_next(&self) -> Option<BlockHash> {
+        self.block_now().filter(|_| self.computed.is_multiple_of(self.names.block_tokens()))
+    }
+
+    /// Uses the known block `found` for what it would have computed next; returns the block that it no
+    /// longer needs, and the positions of its prompt that it never had before.
+    pub(crate) fn adopt(&mut self, found: Block) -> (Option<Block>, Range<u32>) {
+        let block_tokens = self.names.block_tokens();
+        let index = (self.computed / block_tokens) as usize;
+        let spare = self.blocks.get_mut(index).map(|block| std::mem::replace(block, found));
+        if spare.is_none() {
+            self.blocks.push(found);
+        }
+        self.settled = index + 1;
+        (spare, self.skip_to(self.computed + block_tokens))
+    }
+
+    fn skip_to(&mut self, position: u32) -> Range<u32> {
+        let end = position.min(self.prompt_tokens);
+        let first = self.computed.max(self.preempted).min(end);
+        self.computed = position;
+        first..end
+    }
+
+    /// Lets others find the blocks that are full and computed.
+    pub(crate) fn show_blocks(&mut self, pool: &mut BlockPool) {
+        let full = (self.computed / self.names.block_tokens()) as usize;
+        if full <= self.settled {
+            return;
+        }
+        self.names.follow(&self.tokens);
+        for index in self.settled..full {
+            pool.name(self.blocks[index], self.names.all()[index]);
+        }
+        self.settled = full;
+    }
+
+    /// Output tokens so far, and at most.
+    pub(crate) fn output(&self) -> (u32, u32) {
+        (self.written(), self.max_output)
+    }
+
+    /// Tokens whose keys and values it has.
+    pub(crate) const fn computed(&self) -> u32 {
+        self.computed
     }
 
     /// Reads what the reader asked for; returns why to end, if it is to end.
@@ -304,11 +421,13 @@ impl Running {
     }
 
     /// Gives its blocks up. What it had computed is computed again, and not at its expense.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a scheduler that preempts is to come"))]
     pub(crate) fn preempt(&mut self) -> Vec<Block> {
         self.preempted = self.preempted.max(self.computed);
         self.computed = 0;
+        self.settled = 0;
         self.held = None;
+        // What it wrote since may be found again too.
+        self.names.follow(&self.tokens);
         std::mem::take(&mut self.blocks)
     }
 
@@ -353,7 +472,7 @@ const MAX_HINT_NANOS: u64 = 10_000_000_000;
 mod tests {
     use std::sync::Arc;
 
-    use domain::{Sampling, Usage};
+    use domain::{BlockNames, CacheSalt, ModelDigest, ProjectId, Sampling, Share, Usage};
 
     use super::*;
     use crate::inbox::Inbox;
@@ -369,9 +488,16 @@ mod tests {
             allowance: 10,
             sampling: Sampling::greedy(),
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+            share: Share::of(ProjectId::from_u128(1)),
+            salt: SALT,
         };
-        Running::new(Arrival::new(request, None, outlet), vec![0])
+        let names = Names::new(BlockNames::new(&ModelDigest::new("model"), SALT, 2), 2);
+        let mut running = Running::new(Arrival::new(request, names, None, outlet), 0);
+        assert_eq!(running.take_seat(Vec::new(), vec![0]), 0..0);
+        running
     }
+
+    const SALT: CacheSalt = CacheSalt::from_bytes([1; 16]);
 
     /// The phases of the turns it takes, at most `chunk` tokens each, with the tokens of each turn.
     fn turns(running: &mut Running, chunk: u32) -> Vec<(Phase, u32)> {
@@ -401,6 +527,37 @@ mod tests {
         let again = Phase::Recompute(Loss::Preemption);
         let migrated = Phase::Recompute(Loss::Migration);
         assert_eq!(turns(&mut running, 9), [(again, 2), (migrated, 3), (Phase::Decode, 1)]);
+    }
+
+    #[test]
+    fn what_the_cache_holds_is_not_computed_and_counts_once() {
+        let mut running = running(&[]);
+        let usable = |running: &Running| running.demand().usable.len();
+        assert_eq!(usable(&running), 1, "the last token is always computed");
+        assert_eq!(running.take_seat(vec![7], vec![8]), 0..2);
+        assert_eq!(turns(&mut running, 3), [(Phase::Prefill, 2)]);
+        running.accept(Ok(Draw { id: 7, logprobs: None }), &[], Duration::ZERO);
+
+        assert_eq!(running.preempt(), [7, 8]);
+
+        assert_eq!(usable(&running), 2);
+        assert_eq!(running.take_seat(vec![7], vec![9]), 2..2, "it had that before");
+        let again = Phase::Recompute(Loss::Preemption);
+        assert_eq!(turns(&mut running, 3), [(again, 2), (Phase::Decode, 1)]);
+    }
+
+    #[test]
+    fn a_block_that_somebody_else_computed_meanwhile_is_used_in_place_of_its_own() {
+        let mut running = running(&[5, 6]);
+        running.blocks = vec![1, 2, 3];
+        assert_eq!(running.block_next(), running.block_now());
+
+        assert_eq!(running.adopt(9), (Some(1), 0..2));
+
+        running.advance(1);
+        assert_eq!((running.block_next(), running.block_now().is_some()), (None, true));
+        running.advance(1);
+        assert_eq!(running.block_now(), None, "the block of the last token is always its own");
     }
 
     #[test]

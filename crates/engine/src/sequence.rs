@@ -137,10 +137,15 @@ impl Outlet {
         self.waits_since.is_some()
     }
 
-    /// Notes that its first step begins at `now`, and what its cached tokens save.
-    pub(crate) fn begin(&mut self, now: Instant, saved: GpuTime) {
+    /// Notes that its first step begins at `now`.
+    pub(crate) fn begin(&mut self, now: Instant) {
         self.note_wait(now);
-        self.usage.times.saved = saved;
+    }
+
+    /// Notes that `tokens` more of its prompt were found in the cache, and what that saves.
+    pub(crate) fn found(&mut self, tokens: u32, saved: GpuTime) {
+        self.usage.cached_tokens += tokens;
+        self.usage.times.saved += saved;
     }
 
     /// Books time on the sequence. What made up for a loss is told, but not billed.

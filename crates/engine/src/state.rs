@@ -9,17 +9,24 @@ use crate::MaskTimes;
 /// An engine at one moment, as of its last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineState {
-    /// KV blocks that no sequence holds.
+    /// KV blocks that no sequence holds or is expected to take; what they still hold of former sequences is
+    /// given up when they are needed.
     pub free_blocks: u32,
+    /// KV blocks that a sequence whose text begins alike can use, held ones included.
+    pub cached_blocks: u32,
     /// All KV blocks.
     pub total_blocks: u32,
     /// Tokens that one block holds.
     pub block_tokens: u32,
+    /// What the keys and values of one block take, in bytes.
+    pub block_bytes: u64,
+    /// Tokens whose keys and values running sequences hold; what several share counts for each.
+    pub running_tokens: u64,
     /// Sequences that hold blocks, paused ones included.
     pub running: u32,
     /// Running sequences that wait for a larger allowance.
     pub paused: u32,
-    /// Sequences that wait for blocks.
+    /// Sequences that wait for blocks, those that gave theirs up included.
     pub waiting: u32,
     /// Prompt tokens that are still to be computed, of waiting and running sequences.
     pub waiting_tokens: u64,

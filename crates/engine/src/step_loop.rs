@@ -5,34 +5,47 @@
 //! [`MASK_WAIT`] at most and once for each token; then the sequence sits out until its guide rings. All of
 //! that is the platform's time, not the sequences'.
 //!
-//! Blocks for a sequence's whole prompt and output are taken when it is admitted, so a running sequence
-//! never has to give way.
+//! Blocks are taken as sequences grow, and a running sequence may have to give way (see `seats`).
 //!
 //! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked:
 //! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours.
 
 mod calibration;
+mod seats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{FinishReason, GpuTime, ModelInfo};
+use domain::{BlockNames, CacheSalt, FinishReason, GpuTime, ModelInfo};
 use tokio::sync::watch;
 
 use crate::attribution::{Attribution, Phase, Work};
 use crate::blocks::BlockPool;
+use crate::errands::Errands;
+use crate::expectation::Expectation;
 use crate::grammar::Guides;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
 use crate::lots::{Bench, Drawn, Lot, cut};
 use crate::mask_times::Recent;
 use crate::models::{Decoder, KvCache};
+use crate::names::Names;
 use crate::ops::Pool;
-use crate::running::{Arrival, End, Outcome, Running, Turnover};
+use crate::prefixes::Prefixes;
+use crate::running::{End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
 use crate::sequence::{Outlet, wake_interval};
 use crate::step::{Blocks, Step};
 use crate::{EngineConfig, EngineError, EngineState, Failure, MaskTimes, Model};
+
+/// What the step thread shares with its handles.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) guides: Arc<Guides>,
+    pub(crate) prefixes: Arc<Prefixes>,
+    pub(crate) errands: Arc<Errands>,
+}
 
 /// Everything the step thread owns. Dropping it fails the sequences it still holds.
 pub(crate) struct StepLoop {
@@ -46,8 +59,15 @@ pub(crate) struct StepLoop {
     config: EngineConfig,
     inbox: Arc<Inbox>,
     orders: Orders,
-    /// In order of admission.
+    /// In order of their first admission.
     running: Vec<Running>,
+    /// Those that gave way and wait to come back.
+    away: Vec<Running>,
+    /// Sequences admitted so far.
+    admitted: u64,
+    expectation: Expectation,
+    prefixes: Arc<Prefixes>,
+    errands: Arc<Errands>,
     ledger: Ledger,
     turnover: Turnover,
     guides: Arc<Guides>,
@@ -64,10 +84,10 @@ impl StepLoop {
     pub(crate) fn new(
         model: Model,
         config: EngineConfig,
-        inbox: Arc<Inbox>,
-        guides: Arc<Guides>,
+        shared: Shared,
         report: watch::Sender<EngineState>,
     ) -> Result<Self, EngineError> {
+        let Shared { inbox, guides, prefixes, errands } = shared;
         let (decoder, info) = model.into_parts();
         let block_bytes = decoder.shape().kv_bytes_per_token() * u64::from(config.block_tokens);
         let total = config
@@ -94,6 +114,11 @@ impl StepLoop {
             inbox,
             orders: Orders::default(),
             running: Vec::new(),
+            away: Vec::new(),
+            admitted: 0,
+            expectation: Expectation::careful(),
+            prefixes,
+            errands,
             ledger: Ledger::new(),
             turnover: Turnover::new(),
             guides,
@@ -126,13 +151,17 @@ impl StepLoop {
                 return;
             }
             self.obey();
+            self.run_errand();
             self.admit();
             if self.settle() {
                 // Somebody may wait for the places that have become free.
                 continue;
             }
-            let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
+            self.catch_up();
+            self.grow();
+            let needs = self.needs();
             let turns = schedule(&needs, self.budget());
+            self.prefixes.tell(&self.blocks.changes());
             self.ledger.book_overhead();
             self.tell(&needs, turns.is_empty());
             if turns.is_empty() {
@@ -167,25 +196,31 @@ impl StepLoop {
                 None => index += 1,
             }
         }
+        let mut index = 0;
+        while index < self.away.len() {
+            match self.away[index].obey() {
+                Some(reason) => {
+                    let running = self.away.remove(index);
+                    self.conclude(running.outlet, End::Finished(reason));
+                }
+                None => index += 1,
+            }
+        }
     }
 
-    /// Gives blocks to waiting sequences, oldest first.
-    fn admit(&mut self) {
-        while self.running.len() < self.config.max_sequences as usize {
-            let (free, block_tokens) = (self.blocks.free(), self.config.block_tokens);
-            let needed = |arrival: &Arrival| arrival.max_positions().div_ceil(block_tokens);
-            let Some(arrival) = self.inbox.take_first(|arrival| needed(arrival) <= free) else {
-                return;
-            };
-            if arrival.is_complete() {
-                self.conclude(arrival.outlet, End::Finished(FinishReason::Length));
-                continue;
-            }
-            let Some(blocks) = self.blocks.take(needed(&arrival)) else {
-                return; // not reached: the arrival was only taken because its blocks are free
-            };
-            self.running.push(Running::new(arrival, blocks));
+    /// Does one thing that others ask of the cache.
+    fn run_errand(&mut self) {
+        let Some((errand, more)) = self.errands.take() else { return };
+        errand.run(&self.cache, &mut self.blocks);
+        if more {
+            self.inbox.ring();
         }
+    }
+
+    /// A name for each block of a text of this salt.
+    pub(crate) fn names(&self, salt: CacheSalt) -> Names {
+        let block_tokens = self.config.block_tokens;
+        Names::new(BlockNames::new(&self.info.digest, salt, block_tokens), block_tokens)
     }
 
     /// Does what the guides of sequences have found out; whether that was the end of some.
@@ -229,6 +264,11 @@ impl StepLoop {
         if drawn.iter().any(|drawn| !matches!(drawn, Some(Err(Failure::Forward(_))))) {
             self.attribute(turns, &works);
         }
+        for (turn, drawn) in turns.iter().zip(&drawn) {
+            if !matches!(drawn, Some(Err(_))) {
+                self.running[turn.sequence].show_blocks(&mut self.blocks);
+            }
+        }
         self.send(turns, drawn);
     }
 
@@ -237,8 +277,7 @@ impl StepLoop {
         for turn in turns {
             let outlet = &mut self.running[turn.sequence].outlet;
             if outlet.waits() {
-                let saved = self.attribution.saved(outlet.usage().cached_tokens);
-                outlet.begin(self.ledger.mark(), saved);
+                outlet.begin(self.ledger.mark());
             }
         }
     }
@@ -314,6 +353,11 @@ impl StepLoop {
     /// Takes a sequence out and gives its blocks back before its reader hears of it.
     fn end(&mut self, index: usize, end: End) {
         let running = self.running.remove(index);
+        let (produced, limit) = running.output();
+        self.expectation.ended(produced, limit);
+        if matches!(end, End::Failed(Failure::NotANumber { .. } | Failure::Forward(_))) {
+            self.blocks.distrust(&running.blocks);
+        }
         self.blocks.give_back(&running.blocks);
         self.inbox.hint(self.turnover.note());
         self.conclude(running.outlet, end);
@@ -331,20 +375,25 @@ impl StepLoop {
     /// Reports the state if something but the time changed, if the last report is old, or if `now`.
     fn tell(&mut self, needs: &[Need], now: bool) {
         let (waiting, waiting_prompts) = self.inbox.waiting();
-        let prompts_left: u64 =
-            self.running.iter().map(|running| u64::from(running.prompt_left())).sum();
+        let all = self.running.iter().chain(&self.away);
+        let prompts_left: u64 = all.map(|running| u64::from(running.prompt_left())).sum();
+        let running_tokens = self.running.iter().map(|running| u64::from(running.computed())).sum();
         let mask_times = if now || self.reported.elapsed() >= REPORT_INTERVAL {
             self.mask_times()
         } else {
             self.report.borrow().mask_times
         };
         let state = EngineState {
-            free_blocks: self.blocks.free(),
+            free_blocks: self.free_blocks(),
+            cached_blocks: self.blocks.known(),
             total_blocks: self.blocks.total(),
             block_tokens: self.config.block_tokens,
+            block_bytes: self.decoder.shape().kv_bytes_per_token()
+                * u64::from(self.config.block_tokens),
+            running_tokens,
             running: self.running.len() as u32,
             paused: needs.iter().filter(|need| need.paused).count() as u32,
-            waiting,
+            waiting: waiting + self.away.len() as u32,
             waiting_tokens: waiting_prompts + prompts_left,
             prompt_token_time: duration(self.attribution.saved(COMMON_PROMPT)) / COMMON_PROMPT,
             step_time: self.step_time,
@@ -376,6 +425,8 @@ impl StepLoop {
 impl Drop for StepLoop {
     fn drop(&mut self) {
         self.inbox.close();
+        self.errands.close();
+        self.prefixes.close();
     }
 }
 

@@ -35,6 +35,15 @@ impl WorkerLink {
         }
     }
 
+    /// The worker at an address that a directory told: over TLS if there is any, because whoever can write there
+    /// could have us show prompts and the token to everybody else.
+    pub(crate) fn found(&self, address: &str) -> Result<Arc<dyn Worker>, ConnectError> {
+        match &self.credentials {
+            Some(credentials) => self.secured(address, credentials),
+            None => self.worker(address),
+        }
+    }
+
     fn secured(
         &self,
         address: &str,

@@ -260,7 +260,10 @@ fn roster(
     if directories.is_empty() {
         return Ok(None);
     }
-    let connect: Connect = Box::new(move |address| link.worker(address).ok());
+    let connect: Connect = Box::new(move |address| {
+        let found = link.found(address);
+        found.inspect_err(|error| tracing::warn!(error = %error, "worker left out")).ok()
+    });
     Ok(Some(Roster::new(directories, connect, settings.directory.interval)))
 }
 

@@ -14,6 +14,7 @@ use crate::notice::NoticeSettings;
 mod link;
 mod notices;
 
+pub use self::link::Others;
 use self::link::{Link, RawTls};
 use self::notices::RawNotices;
 
@@ -114,6 +115,8 @@ pub struct WorkerSettings {
     pub token_file: Option<PathBuf>,
     /// What it shows to gateways, and which it serves.
     pub tls: Option<ServerFiles>,
+    /// How other workers are known, and what is shown to them.
+    pub others: Option<Others>,
     /// What this machine costs, until it is told otherwise.
     pub rent: Rent,
     /// Where this machine is.
@@ -155,6 +158,7 @@ impl RawWorker {
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();
         let Self { listen, allow_plaintext, token_file, price_per_hour_usd, capacity, .. } = self;
+        let others = self.tls.as_ref().and_then(RawTls::others);
         let tls = self.tls.map(RawTls::files);
         let has_token = token_file.is_some();
         let announced = self.announce.as_ref().map(|announce| announce.address.as_str());
@@ -170,6 +174,7 @@ impl RawWorker {
             allow_plaintext,
             token_file,
             tls,
+            others,
             rent,
             zone: self.zone,
             notices: notices::check(self.notices, &mut problems),

@@ -5,6 +5,7 @@
 //!
 //! Invariant: knows nothing of HTTP, tenants or money beyond the price of its own hour.
 
+mod cache;
 mod config;
 mod drain;
 mod local;
@@ -12,6 +13,7 @@ mod notice;
 mod plan;
 mod serve;
 
+pub use cache::Connect;
 pub use config::{EngineSettings, RawWorker, WorkerSettings};
 pub use engine::{ModelSource, Progress};
 pub use local::{LocalWorker, StartError};

@@ -11,13 +11,14 @@ use engine::{
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
-    Event, Generation, GrpcWorker, Start, StateStream, Wishes, Worker, WorkerError, WorkerServer,
-    WorkerState,
+    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, GrpcWorker, PrefixStream,
+    Start, StateStream, Wishes, Worker, WorkerError, WorkerServer, WorkerState,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::cache::{self, Connect, Neighbours};
 use crate::drain::{Drain, Leaving, Seat};
 
 /// One model on one engine.
@@ -31,6 +32,7 @@ pub struct LocalWorker {
     drain: Arc<Drain>,
     drain_timeout: Duration,
     evacuating: Mutex<Option<AbortOnDropHandle<()>>>,
+    neighbours: Neighbours,
 }
 
 /// A worker cannot start.
@@ -68,6 +70,7 @@ impl LocalWorker {
             drain: Drain::new(),
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             evacuating: Mutex::default(),
+            neighbours: Neighbours::default(),
         })
     }
 
@@ -82,6 +85,19 @@ impl LocalWorker {
     /// The model it serves.
     pub const fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// From now on it fetches KV blocks from other workers, which it reaches through `connect`; only the first
+    /// call counts. Before, it fetches none.
+    pub fn reach(&self, connect: Box<Connect>) {
+        self.neighbours.reach(connect);
+    }
+
+    fn check_model(&self, model: &ModelDigest) -> Result<(), WorkerError> {
+        if *model == self.info.digest {
+            return Ok(());
+        }
+        Err(WorkerError::ModelNotFound(model.clone()))
     }
 
     /// Resolves when no sequence is on it, and nobody is likely to fetch blocks of those it handed over.
@@ -115,9 +131,7 @@ impl LocalWorker {
     }
 
     async fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
-        if start.model != self.info.digest {
-            return Err(WorkerError::ModelNotFound(start.model));
-        }
+        self.check_model(&start.model)?;
         let request = Request {
             prompt: start.prompt,
             generated: start.generated,
@@ -125,6 +139,8 @@ impl LocalWorker {
             allowance: start.allowance,
             sampling: start.sampling,
             output: start.output,
+            share: start.share,
+            salt: start.salt,
         };
         self.engine.start_sequence(request).await.map_err(refused)
     }
@@ -179,10 +195,22 @@ impl Worker for LocalWorker {
     }
 
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
-        if *model != self.info.digest {
-            return Err(WorkerError::ModelNotFound(model.clone()));
-        }
+        self.check_model(model)?;
         Ok(self.files.clone())
+    }
+
+    async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
+        Ok(cache::prefixes(self.engine.cached_blocks()))
+    }
+
+    async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError> {
+        self.check_model(&wanted.model)?;
+        Ok(cache::blocks(self.engine.clone(), wanted.names))
+    }
+
+    async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError> {
+        self.check_model(&order.model)?;
+        self.neighbours.fetch(&self.engine, order).await
     }
 }
 
@@ -285,6 +313,8 @@ impl Watching {
             at_risk: leaving.at_risk,
             zone: self.zone.clone(),
             block_tokens: state.block_tokens,
+            block_bytes: state.block_bytes,
+            running_tokens: state.running_tokens,
             waiting_tokens: state.waiting_tokens,
             first_token_in: state.first_token_in(),
             prompt_token_time: state.prompt_token_time,
@@ -293,7 +323,6 @@ impl Watching {
             capacity: rent.capacity(),
             accounts: state.accounts,
             attribution_error_ppm: state.attribution_error_ppm,
-            ..WorkerState::default()
         }
     }
 }

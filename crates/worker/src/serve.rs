@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Secret;
-use proto::{CredentialsError, ServeError, ServerCredentials, Worker, WorkerServer};
+use proto::{
+    ClientCredentials, CredentialsError, GrpcWorker, ServeError, ServerCredentials, Worker,
+    WorkerError, WorkerServer,
+};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::WorkerSettings;
+use crate::config::{Others, WorkerSettings};
 use crate::local::LocalWorker;
 use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
@@ -48,6 +51,8 @@ pub struct Serving {
     pub token: Option<Secret<String>>,
     /// What it shows to gateways, and which it serves; no TLS if absent.
     pub tls: Option<Arc<ServerCredentials>>,
+    /// What it shows to other workers, and how it knows them; none is reached over TLS if absent.
+    pub others: Option<Arc<ClientCredentials>>,
     /// Nobody needs a warning that other machines are served without TLS.
     pub allow_plaintext: bool,
     /// How long it may take to end.
@@ -61,8 +66,13 @@ impl Serving {
     pub fn of(settings: &WorkerSettings) -> Result<Self, RunError> {
         let WorkerSettings { token_file, tls, allow_plaintext, drain_timeout, notices, .. } =
             settings;
+        let open = |others: &Others| {
+            ClientCredentials::open(others.files.clone(), others.server_name.as_deref())
+        };
+        let others = settings.others.as_ref().map(open).transpose()?;
         let tls = tls.clone().map(ServerCredentials::open).transpose()?;
         Ok(Self {
+            others: others.map(Arc::new),
             token: token_file.clone().map(read_token).transpose()?,
             tls: tls.map(Arc::new),
             allow_plaintext: *allow_plaintext,
@@ -91,7 +101,8 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
     serving.warn(&listener);
-    let Serving { token, tls, drain_timeout, notices, .. } = serving;
+    let Serving { token, tls, others, drain_timeout, notices, .. } = serving;
+    reach_others(&worker, token.clone(), others);
     let (heard, hearing) = mpsc::channel(MAX_HEARD);
     let stop = Box::new(Stop::new(stop, drain_timeout));
     let mut listening = vec![listen(stop, Arc::clone(&worker), heard.clone())];
@@ -159,6 +170,24 @@ async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
             return;
         }
     }
+}
+
+/// Lets the worker fetch blocks from others, which ask for the same token.
+fn reach_others(
+    worker: &LocalWorker,
+    token: Option<Secret<String>>,
+    credentials: Option<Arc<ClientCredentials>>,
+) {
+    worker.reach(Box::new(move |address| {
+        let other = match &credentials {
+            Some(credentials) if address.starts_with("https://") => {
+                GrpcWorker::secured(address, token.as_ref(), credentials)
+            }
+            _ => GrpcWorker::new(address, token.as_ref()),
+        };
+        let other = other.map_err(|error| WorkerError::Unreachable(error.to_string()))?;
+        Ok(Arc::new(other))
+    }));
 }
 
 async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use domain::{GpuTime, OutputRules, Sampling, Usage};
+use domain::{CacheSalt, GpuTime, OutputRules, ProjectId, Sampling, Share, Usage};
 
 use super::StepLoop;
 use crate::attribution::{Demand, Work};
@@ -81,14 +81,20 @@ impl StepLoop {
             allowance: scene.output,
             sampling: Sampling::greedy(),
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+            share: Share::of(ProjectId::from_u128(0)),
+            salt: CacheSalt::from_bytes([0; 16]),
         };
         let mut readers = Vec::new();
         for _ in 0..scene.sequences.min(self.config.max_sequences) {
             let (reader, outlet) = line(&self.inbox, scene.output, Usage::default());
-            let arrival = Arrival::new(request.clone(), None, outlet);
-            let blocks = arrival.max_positions().div_ceil(self.config.block_tokens);
+            let names = self.names(request.salt);
+            let arrival = Arrival::new(request.clone(), names, None, outlet);
+            // What is measured is computed, and never shown to others.
+            let blocks = (prompt + scene.output).div_ceil(self.config.block_tokens);
             let blocks = self.blocks.take(blocks)?;
-            self.running.push(Running::new(arrival, blocks));
+            let mut running = Running::new(arrival, 0);
+            running.take_seat(Vec::new(), blocks);
+            self.running.push(running);
             readers.push(reader);
         }
         Some(readers)

@@ -104,7 +104,8 @@ fn a_dropped_sequence_leaves_within_a_step_and_gives_its_blocks_back() {
         let before = until(&engine, |state| state.running == 2).await;
         drop(goes);
         let after = until(&engine, |state| state.running == 1).await;
-        assert_eq!(after.free_blocks, before.free_blocks + 1_902_u32.div_ceil(32));
+        // Less is expected of the other one now, so there may be even more room.
+        assert!(after.free_blocks >= before.free_blocks + 1_902_u32.div_ceil(32), "{after:?}");
         stays.stop(FinishReason::Cancelled);
         collect(&mut stays).await;
         let empty = until(&engine, |state| state.running == 0).await;

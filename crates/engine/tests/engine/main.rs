@@ -9,6 +9,7 @@ mod formats;
 mod golden;
 mod invariance;
 mod lease;
+mod prefixes;
 mod quantization;
 mod schemas;
 mod support;

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FinishReason, GpuTime, Logprobs, ModelName, OutputRules, Sampling, Usage};
+use domain::{
+    CacheSalt, FinishReason, GpuTime, Logprobs, ModelName, OutputRules, ProjectId, Sampling, Share,
+    Usage,
+};
 use engine::{Engine, EngineConfig, EngineState, Event, Model, ModelSource, Request, Sequence};
 use serde::Deserialize;
 
@@ -75,6 +78,8 @@ pub(crate) fn request(prompt: &[u32], max_output: u32) -> Request {
         allowance: max_output,
         sampling: Sampling::greedy(),
         output: OutputRules::default(),
+        share: Share::of(ProjectId::from_u128(1)),
+        salt: CacheSalt::from_bytes([1; 16]),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use domain::Problems;
-use proto::{IdentityFiles, ServerFiles};
+use proto::{ClientFiles, IdentityFiles, ServerFiles};
 use serde::Deserialize;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -18,11 +18,32 @@ pub(super) struct RawTls {
     key: PathBuf,
     /// Authorities whose certificates gateways must show; absent means that none is asked for.
     client_roots: Option<PathBuf>,
+    /// Authorities of the certificates of other workers; absent means that none is reached over TLS.
+    worker_roots: Option<PathBuf>,
+    /// What the certificates of all workers are for; absent means each for the host in its address.
+    worker_name: Option<String>,
+}
+
+/// How other workers are known, and what is shown to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Others {
+    /// Certificates, keys and authorities.
+    pub files: ClientFiles,
+    /// What the certificates of all workers are for; absent means each for the host in its address.
+    pub server_name: Option<String>,
 }
 
 impl RawTls {
+    /// How this worker reaches others.
+    pub(super) fn others(&self) -> Option<Others> {
+        let Self { certificate, key, worker_roots, worker_name, .. } = self.clone();
+        let identity = Some(IdentityFiles { certificate, key });
+        let files = ClientFiles { roots: worker_roots?, identity };
+        Some(Others { files, server_name: worker_name })
+    }
+
     pub(super) fn files(self) -> ServerFiles {
-        let Self { certificate, key, client_roots } = self;
+        let Self { certificate, key, client_roots, .. } = self;
         ServerFiles { identity: IdentityFiles { certificate, key }, client_roots }
     }
 }

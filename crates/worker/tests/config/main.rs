@@ -11,6 +11,8 @@ const EXAMPLES: &[&str] = &[
     "certificate",
     "key",
     "client_roots",
+    "worker_roots",
+    "worker_name",
     "path",
     "quantize",
     "tokenizer",

@@ -2,4 +2,5 @@
 
 mod conformance;
 mod draining;
+mod prefixes;
 mod workers;
