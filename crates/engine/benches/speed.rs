@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{ModelName, OutputRules, Sampling};
+use domain::{ModelName, OutputRules, ProjectId, Sampling, Share};
 use engine::kernels::DenseBench;
 use engine::{Engine, EngineConfig, Event, Model, ModelSource, Request, Sequence};
 
@@ -140,6 +140,7 @@ fn request(stream: u32) -> Request {
         allowance: OUTPUT,
         sampling: Sampling::greedy(),
         output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+        share: Share::of(ProjectId::from_u128(1)),
     }
 }
 

@@ -127,7 +127,8 @@ struct Handle {
 
 impl Handle {
     fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let Request { prompt, generated, max_output, allowance: _, sampling, output } = request;
+        let Request { prompt, generated, max_output, allowance: _, sampling, output, share: _ } =
+            request;
         if output.logprobs.is_some_and(|top| top > MAX_LOGPROBS) {
             let problem = format!("at most {MAX_LOGPROBS} of the most probable tokens are told");
             return Err(Refusal::Invalid(problem));

@@ -7,7 +7,8 @@
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
 //! else is in the batch, how its prompt was cut into chunks, or where it was continued.
 //!
-//! Invariant: knows nothing of HTTP, tenants, money or networks. Only this crate knows tensors.
+//! Invariant: knows nothing of HTTP, money or networks, and of tenants only who shares with whom. Only this crate
+//! knows tensors.
 
 mod attribution;
 mod blocks;
@@ -18,6 +19,7 @@ mod embedder;
 mod encoder;
 mod engine;
 mod error;
+mod fair;
 mod grammar;
 mod inbox;
 mod ledger;

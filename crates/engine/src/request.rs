@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Usage};
+use domain::{FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Share, Usage};
 
 use crate::Failure;
 
@@ -28,6 +28,8 @@ pub struct Request {
     /// ends where nothing can follow. A sentence that nothing can follow ends the output also before
     /// `min_tokens`.
     pub output: OutputRules,
+    /// For whom it runs and how urgent it is: who is served first when there is not enough for all.
+    pub share: Share,
 }
 
 /// What happened to a sequence since the last event. Reading the last event accepts what it says was used.

@@ -6,6 +6,7 @@ use domain::{FinishReason, Logprobs, OutputRules};
 
 use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::Block;
+use crate::fair::Place;
 use crate::grammar::{Guide, Next};
 use crate::sampler::{Limits, Sampler, logprobs};
 use crate::schedule::Need;
@@ -18,6 +19,7 @@ pub(crate) struct Arrival {
     pub(crate) tokens: Vec<u32>,
     request: Request,
     guide: Option<Guide>,
+    pub(crate) place: Place,
     pub(crate) outlet: Outlet,
 }
 
@@ -25,12 +27,18 @@ impl Arrival {
     /// `guide` follows the output, if it has a format.
     pub(crate) fn new(request: Request, guide: Option<Guide>, outlet: Outlet) -> Self {
         let tokens = [&*request.prompt, &*request.generated].concat();
-        Self { tokens, request, guide, outlet }
+        let place = Place::new(request.share, Instant::now());
+        Self { tokens, request, guide, place, outlet }
     }
 
     /// Positions it may write keys and values for; the last output token's are never needed.
     pub(crate) fn max_positions(&self) -> u32 {
         self.request.prompt.len() as u32 + self.request.max_output - 1
+    }
+
+    /// Whether another worker has computed its prompt before.
+    pub(crate) fn is_continuation(&self) -> bool {
+        !self.request.generated.is_empty()
     }
 
     /// Whether nothing is left to produce. In a format only the guide knows how that ends.
@@ -57,6 +65,7 @@ pub(crate) struct Running {
     guide: Option<Guide>,
     /// Logits that wait for the guide.
     held: Option<Held>,
+    pub(crate) place: Place,
     pub(crate) blocks: Vec<Block>,
     pub(crate) outlet: Outlet,
 }
@@ -91,7 +100,7 @@ pub(crate) enum End {
 impl Running {
     /// Admits `arrival` with the blocks it needs for all of its positions.
     pub(crate) fn new(arrival: Arrival, blocks: Vec<Block>) -> Self {
-        let Arrival { tokens, request, guide, outlet } = arrival;
+        let Arrival { tokens, request, guide, place, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
@@ -107,6 +116,7 @@ impl Running {
             sampler,
             guide,
             held: None,
+            place,
             blocks,
             outlet,
         }
@@ -163,6 +173,11 @@ impl Running {
     /// Notes that `count` tokens were computed.
     pub(crate) fn advance(&mut self, count: u32) {
         self.computed += count;
+    }
+
+    /// Notes that what came of the last `count` tokens was wrong.
+    pub(crate) fn retreat(&mut self, count: u32) {
+        self.computed -= count;
     }
 
     /// Draws the next token from its logits. In a format that needs the guide; if it does not know yet what may
@@ -353,7 +368,7 @@ const MAX_HINT_NANOS: u64 = 10_000_000_000;
 mod tests {
     use std::sync::Arc;
 
-    use domain::{Sampling, Usage};
+    use domain::{ProjectId, Sampling, Share, Usage};
 
     use super::*;
     use crate::inbox::Inbox;
@@ -369,6 +384,7 @@ mod tests {
             allowance: 10,
             sampling: Sampling::greedy(),
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+            share: Share::of(ProjectId::from_u128(1)),
         };
         Running::new(Arrival::new(request, None, outlet), vec![0])
     }

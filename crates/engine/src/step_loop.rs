@@ -9,9 +9,12 @@
 //! never has to give way.
 //!
 //! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked:
-//! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours.
+//! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours. A sequence
+//! fails alone.
 
+mod attempt;
 mod calibration;
+mod order;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +22,9 @@ use std::time::{Duration, Instant};
 use domain::{FinishReason, GpuTime, ModelInfo};
 use tokio::sync::watch;
 
-use crate::attribution::{Attribution, Phase, Work};
+use crate::attribution::{Attribution, Work};
 use crate::blocks::BlockPool;
+use crate::fair::Standings;
 use crate::grammar::Guides;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
@@ -28,11 +32,11 @@ use crate::lots::{Bench, Drawn, Lot, cut};
 use crate::mask_times::Recent;
 use crate::models::{Decoder, KvCache};
 use crate::ops::Pool;
-use crate::running::{Arrival, End, Outcome, Running, Turnover};
+use crate::running::{End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
 use crate::sequence::{Outlet, wake_interval};
 use crate::step::{Blocks, Step};
-use crate::{EngineConfig, EngineError, EngineState, Failure, MaskTimes, Model};
+use crate::{EngineConfig, EngineError, EngineState, MaskTimes, Model};
 
 /// Everything the step thread owns. Dropping it fails the sequences it still holds.
 pub(crate) struct StepLoop {
@@ -53,6 +57,9 @@ pub(crate) struct StepLoop {
     guides: Arc<Guides>,
     masks: Recent,
     mask_waits: Recent,
+    standings: Standings,
+    /// Steps begun.
+    steps: u64,
     produced: u64,
     /// The mean over some recent steps.
     step_time: Duration,
@@ -99,6 +106,8 @@ impl StepLoop {
             guides,
             masks: Recent::default(),
             mask_waits: Recent::default(),
+            standings: Standings::default(),
+            steps: 0,
             produced: 0,
             step_time: Duration::ZERO,
             report,
@@ -117,36 +126,40 @@ impl StepLoop {
         // The time from here on is accounted for.
         self.ledger = Ledger::new();
         self.calibrate();
-        loop {
-            self.orders = self.inbox.orders();
-            self.ledger.abandon(self.orders.abandoned);
-            if self.orders.shutdown {
-                self.ledger.book_overhead();
-                self.tell(&[], true);
-                return;
-            }
-            self.obey();
-            self.admit();
-            if self.settle() {
-                // Somebody may wait for the places that have become free.
-                continue;
-            }
-            let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
-            let turns = schedule(&needs, self.budget());
+        while self.pass() {}
+    }
+
+    /// Looks at everything once and computes a step, or waits for something to do; whether to go on.
+    fn pass(&mut self) -> bool {
+        self.orders = self.inbox.orders();
+        self.ledger.abandon(self.orders.abandoned);
+        if self.orders.shutdown {
             self.ledger.book_overhead();
-            self.tell(&needs, turns.is_empty());
-            if turns.is_empty() {
-                self.ledger.book_overhead();
-                self.inbox.wait();
-                if self.running.iter_mut().any(Running::waits_for_guide) {
-                    self.ledger.book_overhead();
-                } else {
-                    self.ledger.book_idle();
-                }
-            } else {
-                self.step(&turns);
-            }
+            self.tell(&[], true);
+            return false;
         }
+        self.obey();
+        self.admit();
+        if self.settle() {
+            // Somebody may wait for the places that have become free.
+            return true;
+        }
+        let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
+        let turns = schedule(&needs, &self.order(&needs), self.budget());
+        self.ledger.book_overhead();
+        self.tell(&needs, turns.is_empty());
+        if turns.is_empty() {
+            self.ledger.book_overhead();
+            self.inbox.wait();
+            if self.running.iter_mut().any(Running::waits_for_guide) {
+                self.ledger.book_overhead();
+            } else {
+                self.ledger.book_idle();
+            }
+        } else {
+            self.step(&turns);
+        }
+        true
     }
 
     const fn budget(&self) -> Budget {
@@ -166,25 +179,6 @@ impl StepLoop {
                 Some(reason) => self.end(index, End::Finished(reason)),
                 None => index += 1,
             }
-        }
-    }
-
-    /// Gives blocks to waiting sequences, oldest first.
-    fn admit(&mut self) {
-        while self.running.len() < self.config.max_sequences as usize {
-            let (free, block_tokens) = (self.blocks.free(), self.config.block_tokens);
-            let needed = |arrival: &Arrival| arrival.max_positions().div_ceil(block_tokens);
-            let Some(arrival) = self.inbox.take_first(|arrival| needed(arrival) <= free) else {
-                return;
-            };
-            if arrival.is_complete() {
-                self.conclude(arrival.outlet, End::Finished(FinishReason::Length));
-                continue;
-            }
-            let Some(blocks) = self.blocks.take(needed(&arrival)) else {
-                return; // not reached: the arrival was only taken because its blocks are free
-            };
-            self.running.push(Running::new(arrival, blocks));
         }
     }
 
@@ -220,41 +214,24 @@ impl StepLoop {
 
     /// Computes and sends one step.
     fn step(&mut self, turns: &[Turn]) {
-        let running = |turn: &Turn| &self.running[turn.sequence];
-        let works: Vec<Work> = turns.iter().map(|turn| running(turn).work(turn.tokens)).collect();
         self.ledger.book_overhead();
         self.begin(turns);
-        let drawn = self.compute(turns, &works);
-        // A step that failed as a whole is our own affair.
-        if drawn.iter().any(|drawn| !matches!(drawn, Some(Err(Failure::Forward(_))))) {
-            self.attribute(turns, &works);
-        }
+        let drawn = self.attempt(turns);
         self.send(turns, drawn);
     }
 
     /// Ends the wait of sequences whose first step begins.
     fn begin(&mut self, turns: &[Turn]) {
+        self.steps += 1;
         for turn in turns {
-            let outlet = &mut self.running[turn.sequence].outlet;
+            let running = &mut self.running[turn.sequence];
+            running.place.turned = self.steps;
+            let outlet = &mut running.outlet;
             if outlet.waits() {
                 let saved = self.attribution.saved(outlet.usage().cached_tokens);
                 outlet.begin(self.ledger.mark(), saved);
             }
         }
-    }
-
-    /// Books the time of a step on its sequences, and on us what made up for their losses.
-    fn attribute(&mut self, turns: &[Turn], works: &[Work]) {
-        let time = self.ledger.book_requests();
-        self.step_time = (self.step_time * 7 + duration(time)) / 8;
-        let shares = self.attribution.split(time, works);
-        for ((turn, work), &share) in turns.iter().zip(works).zip(shares) {
-            self.running[turn.sequence].outlet.spend(work.phase, share);
-            if let Phase::Recompute(loss) = work.phase {
-                self.ledger.take_over(loss, share);
-            }
-        }
-        self.attribution.learn(time, works);
     }
 
     /// One entry for each turn, with a token if it sampled one.
@@ -313,7 +290,8 @@ impl StepLoop {
 
     /// Takes a sequence out and gives its blocks back before its reader hears of it.
     fn end(&mut self, index: usize, end: End) {
-        let running = self.running.remove(index);
+        let mut running = self.running.remove(index);
+        self.standings.expect_no_more(&mut running.place);
         self.blocks.give_back(&running.blocks);
         self.inbox.hint(self.turnover.note());
         self.conclude(running.outlet, end);
@@ -388,3 +366,6 @@ const fn duration(time: GpuTime) -> Duration {
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 /// Tokens of a prompt by which prompts are measured.
 const COMMON_PROMPT: u32 = 512;
+
+#[cfg(test)]
+mod tests;

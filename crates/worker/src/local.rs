@@ -125,6 +125,7 @@ impl LocalWorker {
             allowance: start.allowance,
             sampling: start.sampling,
             output: start.output,
+            share: start.share,
         };
         self.engine.start_sequence(request).await.map_err(refused)
     }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use domain::{GpuTime, OutputRules, Sampling, Usage};
+use domain::{GpuTime, OutputRules, ProjectId, Sampling, Share, Usage};
 
 use super::StepLoop;
 use crate::attribution::{Demand, Work};
@@ -61,7 +61,8 @@ impl StepLoop {
         let _readers = self.set(scene)?;
         loop {
             let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
-            let turns = schedule(&needs, self.budget());
+            let order: Vec<usize> = (0..needs.len()).collect();
+            let turns = schedule(&needs, &order, self.budget());
             if turns.is_empty() {
                 return Some(());
             }
@@ -81,6 +82,7 @@ impl StepLoop {
             allowance: scene.output,
             sampling: Sampling::greedy(),
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
+            share: Share::of(ProjectId::from_u128(0)),
         };
         let mut readers = Vec::new();
         for _ in 0..scene.sequences.min(self.config.max_sequences) {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FinishReason, GpuTime, Logprobs, ModelName, OutputRules, Sampling, Usage};
+use domain::{
+    FinishReason, GpuTime, Logprobs, ModelName, OutputRules, ProjectId, Sampling, Share, Usage,
+};
 use engine::{Engine, EngineConfig, EngineState, Event, Model, ModelSource, Request, Sequence};
 use serde::Deserialize;
 
@@ -75,6 +77,7 @@ pub(crate) fn request(prompt: &[u32], max_output: u32) -> Request {
         allowance: max_output,
         sampling: Sampling::greedy(),
         output: OutputRules::default(),
+        share: Share::of(ProjectId::from_u128(1)),
     }
 }
 
