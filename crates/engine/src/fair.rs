@@ -237,13 +237,10 @@ impl Standings {
     /// Forgets who is away for long, or would not start where it left off.
     fn forget(&mut self, now: Instant) {
         let here = self.tenants.values().filter(|it| it.is_here());
-        match here.map(|it| it.had).min() {
-            Some(least) => self.floor = self.floor.max(least),
-            None => {
-                let all = self.tenants.values().map(|it| it.had);
-                self.floor = all.max().unwrap_or(0).max(self.floor);
-            }
-        }
+        let least = here.map(|it| it.had).min();
+        // Where nobody is, nobody is behind.
+        let most = || self.tenants.values().map(|it| it.had).max();
+        self.floor = self.floor.max(least.or_else(most).unwrap_or(0));
         let crowded = self.tenants.len() > MAX_ABSENT;
         let floor = self.floor;
         self.tenants.retain(|_, it| {
@@ -278,7 +275,7 @@ const LEEWAY: u128 = 500_000_000 * SCALE;
 /// Waiting so long makes a sequence as urgent as those of the next class.
 const AGING: Duration = Duration::from_secs(5);
 /// Who was here within this time may come back any moment.
-const LATELY: Duration = Duration::from_secs(60);
+const LATELY: Duration = Duration::from_mins(1);
 /// One place in so many is kept.
 const KEPT_PLACES: u32 = 32;
 const FEW_PLACES: u32 = 16;

@@ -192,7 +192,7 @@ fn a_tenant_that_was_away_for_long_is_forgotten() {
     standings.look(std::iter::empty(), std::iter::once((FLOOD, 1)), now + LATELY * 2);
     assert_eq!(standings.tenants.len(), 1);
 
-    let many = |round: u128| (0..MAX_ABSENT as u128 + 1).map(move |id| share(round << 64 | id, 1));
+    let many = |round: u128| (0..=MAX_ABSENT as u128).map(move |id| share((round << 64) | id, 1));
     standings.look(many(1), std::iter::empty(), now);
     standings.look(many(2), std::iter::empty(), now);
     assert!(standings.tenants.len() <= MAX_ABSENT + 1, "{}", standings.tenants.len());

@@ -242,6 +242,8 @@ mod tests {
             assert_eq!(count.into_inner(), 30);
         }
         let together = std::sync::Barrier::new(3);
-        pool.run(3, true, &|_| drop(together.wait()));
+        pool.run(3, true, &|_| {
+            together.wait();
+        });
     }
 }
