@@ -11,8 +11,9 @@
 //! A tenant that takes more than its share of places and blocks leaves a few of them to others, if others
 //! were here lately, so that a newcomer need not wait until some sequence ends.
 //!
-//! Promise: of two tenants that wait all the time, neither gets ahead of the other by more than the largest single
-//! charge. Memory is bounded: who is away and would start anew anyway is forgotten.
+//! Promise: of tenants that wait all the time and are charged when they are served, none gets ahead of another by
+//! more than the largest single charge (what runs already is charged as it goes on, and adds to that). Memory is
+//! bounded: who is away and would start anew anyway is forgotten.
 //!
 //! Pure: time is handed in. Knows nothing of queues or models.
 
