@@ -13,7 +13,8 @@ pub struct EngineConfig {
     pub block_tokens: u32,
     /// Sequences that may hold blocks at once, paused ones included.
     pub max_sequences: u32,
-    /// Sequences that may wait for blocks; more are refused.
+    /// Sequences that may wait for blocks; more are refused. If others fill the queue, a tenant that has less than
+    /// its share of it is still taken, up to as many sequences again.
     pub max_waiting: u32,
     /// Tokens that one step computes at most, over all sequences; more than `max_sequences`.
     pub step_tokens: u32,

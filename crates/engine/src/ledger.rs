@@ -12,12 +12,38 @@ use crate::attribution::Loss;
 /// The accounts and the moment up to which they are complete.
 pub(crate) struct Ledger {
     accounts: Accounts,
+    clock: Clock,
     mark: Instant,
+}
+
+/// Where a ledger reads the time.
+#[derive(Clone, Default)]
+pub(crate) enum Clock {
+    #[default]
+    Machine,
+    /// As late as a test says.
+    #[cfg(test)]
+    Set(std::sync::Arc<std::sync::Mutex<Instant>>),
+}
+
+impl Clock {
+    fn now(&self) -> Instant {
+        match self {
+            Self::Machine => Instant::now(),
+            #[cfg(test)]
+            Self::Set(now) => *now.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        }
+    }
 }
 
 impl Ledger {
     pub(crate) fn new() -> Self {
-        Self { accounts: Accounts::default(), mark: Instant::now() }
+        Self::by(Clock::Machine)
+    }
+
+    /// A ledger that reads the time from `clock`.
+    pub(crate) fn by(clock: Clock) -> Self {
+        Self { accounts: Accounts::default(), mark: clock.now(), clock }
     }
 
     pub(crate) const fn accounts(&self) -> Accounts {
@@ -57,6 +83,12 @@ impl Ledger {
         }
     }
 
+    /// Takes time that was booked on sequences over: nothing came of it, and that was not their doing.
+    pub(crate) fn excuse(&mut self, time: GpuTime) {
+        self.accounts.requests = self.accounts.requests - time;
+        self.accounts.overhead += time;
+    }
+
     /// Writes off time that was booked on sequences: nobody will hear of it.
     pub(crate) fn abandon(&mut self, time: GpuTime) {
         self.accounts.requests = self.accounts.requests - time;
@@ -64,7 +96,7 @@ impl Ledger {
     }
 
     fn lap(&mut self) -> GpuTime {
-        let now = Instant::now();
+        let now = self.clock.now();
         let nanos = now.duration_since(self.mark).as_nanos();
         self.mark = now;
         let lap = GpuTime::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));

@@ -8,7 +8,8 @@
 //! else is in the batch, how its prompt was cut into chunks, what the cache held of it, whether it had to give
 //! way, or where it was continued.
 //!
-//! Invariant: knows nothing of HTTP, tenants, money or networks. Only this crate knows tensors.
+//! Invariant: knows nothing of HTTP, money or networks, and of tenants only who shares with whom. Only this crate
+//! knows tensors.
 
 mod attribution;
 mod blocks;
@@ -21,6 +22,7 @@ mod engine;
 mod errands;
 mod error;
 mod expectation;
+mod fair;
 mod grammar;
 mod inbox;
 mod ledger;

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use crate::Failure;
@@ -80,37 +81,45 @@ impl Bench<'_> {
     }
 
     fn compute_one(&self, lot: &mut Lot<'_>, pool: &Pool) -> Drawn {
-        match self.draw(lot, pool) {
-            Ok(drawn) => drawn,
-            Err(error) => {
-                tracing::error!(error = %error, sequences = lot.turns.len(), "step failed");
-                let failed = || Some(Err(Failure::Forward(error.to_string())));
-                lot.turns.iter().map(|_| failed()).collect()
-            }
-        }
+        LOGITS.with_borrow_mut(|logits| {
+            let forward = || self.decoder.forward(&lot.step, self.cache, pool, logits);
+            let problem = match caught(forward) {
+                Ok(Ok(())) => return self.draw(lot, logits),
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => panic,
+            };
+            tracing::error!(error = problem, sequences = lot.turns.len(), "step failed");
+            let failed = || Some(Err(Failure::Forward(problem.clone())));
+            lot.turns.iter().map(|_| failed()).collect()
+        })
     }
 
-    /// The forward pass and the draws.
-    fn draw(&self, lot: &mut Lot<'_>, pool: &Pool) -> candle_core::Result<Drawn> {
-        LOGITS.with_borrow_mut(|logits| self.draw_with(lot, pool, logits))
-    }
-
-    fn draw_with(
-        &self,
-        lot: &mut Lot<'_>,
-        pool: &Pool,
-        logits: &mut Vec<f32>,
-    ) -> candle_core::Result<Drawn> {
-        self.decoder.forward(&lot.step, self.cache, pool, logits)?;
+    /// The draws from what the forward pass left.
+    fn draw(&self, lot: &mut Lot<'_>, logits: &mut [f32]) -> Drawn {
         let mut rows = logits.chunks_exact_mut(self.vocabulary);
         let mut drawn = Drawn::with_capacity(lot.turns.len());
         for ((turn, work), running) in lot.turns.iter().zip(lot.works).zip(&mut lot.running) {
-            running.advance(turn.tokens);
             let row = if work.sampled { rows.next() } else { None };
-            drawn.push(row.and_then(|row| running.draw(row, self.stop_tokens)));
+            let draw = || row.and_then(|row| running.draw(row, self.stop_tokens));
+            drawn.push(match caught(draw) {
+                Ok(draw) => {
+                    running.advance(turn.tokens);
+                    draw
+                }
+                Err(panic) => Some(Err(Failure::Forward(panic))),
+            });
         }
-        Ok(drawn)
+        drawn
     }
+}
+
+/// What `work` returns, or what it says when it panics: one sequence's bug is not the end of all the others.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        text.unwrap_or_else(|| "a panic without words".to_owned())
+    })
 }
 
 thread_local! {

@@ -53,6 +53,12 @@ impl Model {
         &self.files
     }
 
+    /// The same model, its decoder wrapped in another.
+    #[cfg(test)]
+    pub(crate) fn wrapped(self, wrap: impl FnOnce(Box<dyn Decoder>) -> Box<dyn Decoder>) -> Self {
+        Self { decoder: wrap(self.decoder), ..self }
+    }
+
     pub(crate) fn into_parts(self) -> (Box<dyn Decoder>, ModelInfo) {
         (self.decoder, self.info)
     }

@@ -7,6 +7,7 @@ use domain::{BlockHash, FinishReason, Logprobs, OutputRules, Priority};
 
 use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::{Block, BlockPool};
+use crate::fair::Place;
 use crate::grammar::{Guide, Next};
 use crate::names::Names;
 use crate::sampler::{Limits, Sampler, logprobs};
@@ -21,6 +22,7 @@ pub(crate) struct Arrival {
     names: Names,
     request: Request,
     guide: Option<Guide>,
+    pub(crate) place: Place,
     pub(crate) outlet: Outlet,
 }
 
@@ -34,7 +36,8 @@ impl Arrival {
     ) -> Self {
         let tokens = [&*request.prompt, &*request.generated].concat();
         names.follow(&tokens);
-        Self { tokens, names, request, guide, outlet }
+        let place = Place::new(request.share, Instant::now());
+        Self { tokens, names, request, guide, place, outlet }
     }
 
     /// What it needs of the cache.
@@ -42,6 +45,11 @@ impl Arrival {
         let tokens = self.tokens.len() as u32;
         let left = self.request.max_output.saturating_sub(self.request.generated.len() as u32);
         Demand { tokens, left, usable: self.names.usable(tokens) }
+    }
+
+    /// Whether another worker has computed its prompt before.
+    pub(crate) fn is_continuation(&self) -> bool {
+        !self.request.generated.is_empty()
     }
 
     /// Whether nothing is left to produce. In a format only the guide knows how that ends.
@@ -84,6 +92,7 @@ pub(crate) struct Running {
     guide: Option<Guide>,
     /// Logits that wait for the guide.
     held: Option<Held>,
+    pub(crate) place: Place,
     pub(crate) blocks: Vec<Block>,
     pub(crate) outlet: Outlet,
 }
@@ -118,7 +127,7 @@ pub(crate) enum End {
 impl Running {
     /// Admits `arrival` after `age` others; it has no blocks yet.
     pub(crate) fn new(arrival: Arrival, age: u64) -> Self {
-        let Arrival { tokens, names, request, guide, outlet } = arrival;
+        let Arrival { tokens, names, request, guide, place, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
@@ -138,6 +147,7 @@ impl Running {
             sampler,
             guide,
             held: None,
+            place,
             blocks: Vec::new(),
             outlet,
         }
@@ -280,6 +290,11 @@ impl Running {
     /// Notes that `count` tokens were computed.
     pub(crate) fn advance(&mut self, count: u32) {
         self.computed += count;
+    }
+
+    /// Notes that what came of the last `count` tokens was wrong.
+    pub(crate) fn retreat(&mut self, count: u32) {
+        self.computed -= count;
     }
 
     /// Draws the next token from its logits. In a format that needs the guide; if it does not know yet what may

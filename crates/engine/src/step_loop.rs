@@ -8,9 +8,12 @@
 //! Blocks are taken as sequences grow, and a running sequence may have to give way (see `seats`).
 //!
 //! Promise: a stop or a cancel is obeyed at the next step boundary, and every lap of the clock is booked:
-//! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours.
+//! the time of a step is split over its sequences, as far as it is theirs, and everything else is ours. A sequence
+//! fails alone.
 
+mod attempt;
 mod calibration;
+mod order;
 mod seats;
 
 use std::sync::Arc;
@@ -19,10 +22,11 @@ use std::time::{Duration, Instant};
 use domain::{BlockNames, CacheSalt, FinishReason, GpuTime, ModelInfo};
 use tokio::sync::watch;
 
-use crate::attribution::{Attribution, Phase, Work};
+use crate::attribution::{Attribution, Work};
 use crate::blocks::BlockPool;
 use crate::errands::Errands;
 use crate::expectation::Expectation;
+use crate::fair::Standings;
 use crate::grammar::Guides;
 use crate::inbox::{Inbox, Orders};
 use crate::ledger::Ledger;
@@ -73,6 +77,9 @@ pub(crate) struct StepLoop {
     guides: Arc<Guides>,
     masks: Recent,
     mask_waits: Recent,
+    standings: Standings,
+    /// Steps begun.
+    steps: u64,
     produced: u64,
     /// The mean over some recent steps.
     step_time: Duration,
@@ -124,6 +131,8 @@ impl StepLoop {
             guides,
             masks: Recent::default(),
             mask_waits: Recent::default(),
+            standings: Standings::default(),
+            steps: 0,
             produced: 0,
             step_time: Duration::ZERO,
             report,
@@ -142,40 +151,44 @@ impl StepLoop {
         // The time from here on is accounted for.
         self.ledger = Ledger::new();
         self.calibrate();
-        loop {
-            self.orders = self.inbox.orders();
-            self.ledger.abandon(self.orders.abandoned);
-            if self.orders.shutdown {
-                self.ledger.book_overhead();
-                self.tell(&[], true);
-                return;
-            }
-            self.obey();
-            self.run_errand();
-            self.admit();
-            if self.settle() {
-                // Somebody may wait for the places that have become free.
-                continue;
-            }
-            self.catch_up();
-            self.grow();
-            let needs = self.needs();
-            let turns = schedule(&needs, self.budget());
-            self.prefixes.tell(&self.blocks.changes());
+        while self.pass() {}
+    }
+
+    /// Looks at everything once and computes a step, or waits for something to do; whether to go on.
+    fn pass(&mut self) -> bool {
+        self.orders = self.inbox.orders();
+        self.ledger.abandon(self.orders.abandoned);
+        if self.orders.shutdown {
             self.ledger.book_overhead();
-            self.tell(&needs, turns.is_empty());
-            if turns.is_empty() {
-                self.ledger.book_overhead();
-                self.inbox.wait();
-                if self.running.iter_mut().any(Running::waits_for_guide) {
-                    self.ledger.book_overhead();
-                } else {
-                    self.ledger.book_idle();
-                }
-            } else {
-                self.step(&turns);
-            }
+            self.tell(&[], true);
+            return false;
         }
+        self.obey();
+        self.run_errand();
+        self.admit();
+        if self.settle() {
+            // Somebody may wait for the places that have become free.
+            return true;
+        }
+        self.catch_up();
+        self.grow();
+        let needs = self.needs();
+        let turns = schedule(&needs, &self.order(&needs), self.budget());
+        self.prefixes.tell(&self.blocks.changes());
+        self.ledger.book_overhead();
+        self.tell(&needs, turns.is_empty());
+        if turns.is_empty() {
+            self.ledger.book_overhead();
+            self.inbox.wait();
+            if self.running.iter_mut().any(Running::waits_for_guide) {
+                self.ledger.book_overhead();
+            } else {
+                self.ledger.book_idle();
+            }
+        } else {
+            self.step(&turns);
+        }
+        true
     }
 
     const fn budget(&self) -> Budget {
@@ -255,15 +268,9 @@ impl StepLoop {
 
     /// Computes and sends one step.
     fn step(&mut self, turns: &[Turn]) {
-        let running = |turn: &Turn| &self.running[turn.sequence];
-        let works: Vec<Work> = turns.iter().map(|turn| running(turn).work(turn.tokens)).collect();
         self.ledger.book_overhead();
         self.begin(turns);
-        let drawn = self.compute(turns, &works);
-        // A step that failed as a whole is our own affair.
-        if drawn.iter().any(|drawn| !matches!(drawn, Some(Err(Failure::Forward(_))))) {
-            self.attribute(turns, &works);
-        }
+        let drawn = self.attempt(turns);
         for (turn, drawn) in turns.iter().zip(&drawn) {
             if !matches!(drawn, Some(Err(_))) {
                 self.running[turn.sequence].show_blocks(&mut self.blocks);
@@ -274,26 +281,15 @@ impl StepLoop {
 
     /// Ends the wait of sequences whose first step begins.
     fn begin(&mut self, turns: &[Turn]) {
+        self.steps += 1;
         for turn in turns {
-            let outlet = &mut self.running[turn.sequence].outlet;
+            let running = &mut self.running[turn.sequence];
+            running.place.turned = self.steps;
+            let outlet = &mut running.outlet;
             if outlet.waits() {
                 outlet.begin(self.ledger.mark());
             }
         }
-    }
-
-    /// Books the time of a step on its sequences, and on us what made up for their losses.
-    fn attribute(&mut self, turns: &[Turn], works: &[Work]) {
-        let time = self.ledger.book_requests();
-        self.step_time = (self.step_time * 7 + duration(time)) / 8;
-        let shares = self.attribution.split(time, works);
-        for ((turn, work), &share) in turns.iter().zip(works).zip(shares) {
-            self.running[turn.sequence].outlet.spend(work.phase, share);
-            if let Phase::Recompute(loss) = work.phase {
-                self.ledger.take_over(loss, share);
-            }
-        }
-        self.attribution.learn(time, works);
     }
 
     /// One entry for each turn, with a token if it sampled one.
@@ -352,7 +348,8 @@ impl StepLoop {
 
     /// Takes a sequence out and gives its blocks back before its reader hears of it.
     fn end(&mut self, index: usize, end: End) {
-        let running = self.running.remove(index);
+        let mut running = self.running.remove(index);
+        self.standings.expect_no_more(&mut running.place);
         let (produced, limit) = running.output();
         self.expectation.ended(produced, limit);
         if matches!(end, End::Failed(Failure::NotANumber { .. } | Failure::Forward(_))) {
@@ -439,3 +436,6 @@ const fn duration(time: GpuTime) -> Duration {
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 /// Tokens of a prompt by which prompts are measured.
 const COMMON_PROMPT: u32 = 512;
+
+#[cfg(test)]
+mod tests;

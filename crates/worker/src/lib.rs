@@ -14,7 +14,7 @@ mod plan;
 mod serve;
 
 pub use cache::Connect;
-pub use config::{EngineSettings, RawWorker, WorkerSettings};
+pub use config::{EngineSettings, Others, RawWorker, WorkerSettings};
 pub use engine::{ModelSource, Progress};
 pub use local::{LocalWorker, StartError};
 pub use notice::{AddressError, NoticeSettings};

@@ -5,6 +5,7 @@
 //! a helper that wakes late, or whose core is busy, takes fewer. Which thread computes a part changes
 //! nothing in it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -124,6 +125,7 @@ impl<'a> Posted<'a> {
     fn new(shared: &'a Shared, task: Task) -> Self {
         let mut board = shared.lock();
         board.task = Some(task);
+        board.panicked = false;
         shared.number.fetch_add(1, Ordering::Release);
         if board.asleep > 0 {
             shared.posted.notify_all();
@@ -160,7 +162,11 @@ impl Shared {
                     drop(board);
                     let leaving = Leaving(self);
                     // SAFETY: `Posted` took the task's borrows and waits for us to leave.
-                    unsafe { task.work() };
+                    let work = AssertUnwindSafe(|| unsafe { task.work() });
+                    // The poster hears of it, and the helper is there for the next task.
+                    if catch_unwind(work).is_err() {
+                        self.lock().panicked = true;
+                    }
                     drop(leaving);
                     patiently(|| posted(done));
                     board = self.lock();
@@ -179,13 +185,12 @@ impl Shared {
     }
 }
 
-/// A helper inside a task. Dropping it lets the helper leave, also while it panics.
+/// A helper inside a task. Dropping it lets the helper leave.
 struct Leaving<'a>(&'a Shared);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        let mut board = self.0.lock();
-        board.panicked |= std::thread::panicking();
+        let _board = self.0.lock();
         self.0.inside.fetch_sub(1, Ordering::Release);
         self.0.left.notify_all();
     }
@@ -222,5 +227,23 @@ mod tests {
             }
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 50));
         }
+    }
+
+    #[test]
+    fn a_part_that_panics_is_reported_and_the_next_task_is_done_by_all() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..20 {
+            let run = || pool.run(30, true, &|part| assert!(part != 17, "a bad part"));
+            assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "whoever took it");
+            let count = AtomicUsize::new(0);
+            pool.run(30, true, &|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(count.into_inner(), 30);
+        }
+        let together = std::sync::Barrier::new(3);
+        pool.run(3, true, &|_| {
+            together.wait();
+        });
     }
 }

@@ -61,7 +61,8 @@ impl StepLoop {
         let _readers = self.set(scene)?;
         loop {
             let needs: Vec<Need> = self.running.iter().map(Running::need).collect();
-            let turns = schedule(&needs, self.budget());
+            let order: Vec<usize> = (0..needs.len()).collect();
+            let turns = schedule(&needs, &order, self.budget());
             if turns.is_empty() {
                 return Some(());
             }

@@ -22,6 +22,7 @@ use domain::{FinishReason, GpuTime};
 
 use super::StepLoop;
 use crate::blocks::Block;
+use crate::fair::Room;
 use crate::running::{Arrival, Demand, End, Running};
 use crate::schedule::Need;
 
@@ -36,6 +37,7 @@ struct Seat {
 impl StepLoop {
     /// Gives blocks to sequences that wait.
     pub(super) fn admit(&mut self) {
+        self.look_around();
         while self.running.len() < self.config.max_sequences as usize {
             if !self.admit_one() {
                 return;
@@ -55,14 +57,21 @@ impl StepLoop {
             self.place(running, seat);
             return true;
         }
+        let free = Room {
+            places: self.config.max_sequences - self.running.len() as u32,
+            blocks: self.free_blocks(),
+        };
+        let now = self.ledger.mark();
         let mut seat = None;
         let fits = |arrival: &Arrival| {
             seat = self.seat(&arrival.demand());
             seat.is_some() || arrival.is_complete()
         };
-        let Some(arrival) = self.inbox.take_first(fits) else { return false };
+        let next = self.inbox.take_first(|arrival| self.rank(arrival, free, now), fits);
+        let Some(mut arrival) = next else { return false };
         match seat {
             Some(seat) if !arrival.is_complete() => {
+                self.welcome(&mut arrival, seat.found.len() as u32 * self.config.block_tokens);
                 let running = Running::new(arrival, self.admitted);
                 self.admitted += 1;
                 self.place(running, seat);
@@ -90,7 +99,7 @@ impl StepLoop {
         self.blocks.free().saturating_sub(promised)
     }
 
-    fn expected_blocks(&self, demand: &Demand<'_>) -> u32 {
+    pub(super) fn expected_blocks(&self, demand: &Demand<'_>) -> u32 {
         // The keys and values of the last token are never needed.
         let more = self.expectation.of(demand.left).saturating_sub(1);
         (demand.tokens + more).div_ceil(self.config.block_tokens)
@@ -113,7 +122,7 @@ impl StepLoop {
     }
 
     /// What computing these positions of a prompt would take.
-    fn worth(&self, positions: &Range<u32>) -> GpuTime {
+    pub(super) fn worth(&self, positions: &Range<u32>) -> GpuTime {
         let until = |position| self.attribution.saved(position).nanos();
         GpuTime::from_nanos(until(positions.end).saturating_sub(until(positions.start)))
     }
@@ -175,6 +184,7 @@ impl StepLoop {
         let last = running.max_by_key(|(_, running)| (running.need().paused, running.rank()));
         let Some((index, _)) = last else { return false };
         let mut running = self.running.remove(index);
+        self.standings.expect_no_more(&mut running.place);
         let blocks = running.preempt();
         self.blocks.give_back(&blocks);
         self.expectation.fell_short();
