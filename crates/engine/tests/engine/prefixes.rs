@@ -342,6 +342,24 @@ fn blocks_of_one_engine_serve_another() {
 }
 
 #[test]
+fn nobody_finds_what_a_failed_sequence_computed() {
+    let engine = start(EngineConfig::default());
+    let asked = telling(2, 100, 3);
+    block_on(async {
+        let mut failing = asked.clone();
+        failing.sampling.logit_bias = vec![(5, f32::INFINITY)];
+        let mut failing = engine.submit(failing).unwrap();
+        let end = failing.next().await;
+        assert!(matches!(end, Some(Event::Failed { .. })), "{end:?}");
+
+        let after = answer(&engine, asked.clone()).await;
+
+        assert_eq!(after.usage.cached_tokens, 0);
+        assert_eq!(answer(&engine, asked).await.usage.cached_tokens, 96);
+    });
+}
+
+#[test]
 fn readers_know_what_the_cache_holds() {
     let engine = start(EngineConfig { kv_blocks: Some(16), ..EngineConfig::default() });
     block_on(async {
