@@ -72,7 +72,7 @@ fn line(
     let hours = outcome.busy().as_secs_f64() / 3_600.0;
     let dollars = scenario.machine.price_per_hour.nanos() as f64 / 1e9 * hours;
     format!(
-        "| {} | {policy} | {leaves} | {} | {} | {} | {} | {} | {dollars:.2} | {:.2} | {:.2} | {:.1} | {:.1} % | {:.2} | {:.1} |",
+        "| {} | {policy} | {leaves} | {} | {} | {} | {} | {} | {dollars:.2} | {:.2} | {:.2} | {:.1} | {:.1} % | {:.1} |",
         scenario.natures.len(),
         outcome.ended.len(),
         outcome.failed(),
@@ -83,7 +83,6 @@ fn line(
         outcome.first_token_in(0.99).as_secs_f64(),
         outcome.recomputed().as_secs_f64(),
         outcome.cached_tokens() as f64 * 100.0 / ideal.max(1) as f64,
-        outcome.imbalance(),
         took.as_secs_f64(),
     )
 }
@@ -94,8 +93,8 @@ pub(crate) fn say(text: &str) {
 }
 
 const HEAD: &str = "\
-| workers | routing | leaving | requests | failed | handed over | lost | stalled | compute, $ | first token p50, s | p99, s | recomputed, GPU s | cached, of the ideal | busiest over mean | wall, s |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| workers | routing | leaving | requests | failed | handed over | lost | stalled | compute, $ | first token p50, s | p99, s | recomputed, GPU s | cached, of the ideal | wall, s |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 const SIZES: &[usize] = &[4, 64, 1_000];
 const POLICIES: &[&str] = &["balanced", "prefix", "least_time", "two_choices"];
 const LEAVES: &[(Leave, &str)] =
