@@ -93,8 +93,10 @@ fn spot_machines_that_are_taken_with_a_notice_or_without_one_lose_no_token() {
     let mut random = Rng::with_seed(seed);
     for leave in [Leave::Late, Leave::AtOnce, Leave::Never] {
         let mut scenario = Scenario { leave, ..fleet(8, 1_000, seed) };
+        // Long enough for some not to end within a notice.
+        scenario.arrivals.iter_mut().for_each(|arrival| arrival.output *= 3);
         for (number, at) in moments(&mut random, &scenario, 8).into_iter().enumerate() {
-            let notice = (number % 2 == 0).then(|| Duration::from_secs(random.u64(1..6)));
+            let notice = (number % 2 == 0).then(|| Duration::from_millis(random.u64(500..3_000)));
             let replaced_in = Some(Duration::from_secs(random.u64(1..20)));
             // Those that came in the place of others may go too.
             let worker = random.usize(..8 + number / 2);
@@ -106,6 +108,32 @@ fn spot_machines_that_are_taken_with_a_notice_or_without_one_lose_no_token() {
         let handed_over = went_on(&outcome, "handed_over");
         assert_eq!(handed_over > 0, leave != Leave::Never, "seed {seed}: {:?}", outcome.went_on);
     }
+}
+
+#[test]
+fn a_long_prompt_that_goes_on_elsewhere_is_waited_for_there_too() {
+    let seed = seed();
+    let long = |tenant: u32| Arrival {
+        at: Duration::from_millis(u64::from(tenant)),
+        prompt: (0..4_000).map(|at| at + tenant * 10_000).collect(),
+        output: 100,
+        tenant: u128::from(tenant),
+        priority: Priority::Standard,
+    };
+    let evict = Fault::Evict { worker: 0, notice: None, replaced_in: None };
+    let scenario = Scenario {
+        arrivals: vec![long(1), long(2)],
+        faults: vec![(Duration::from_secs(22), evict)],
+        ..fleet(2, 1, seed)
+    };
+    let outcome = play_without_failure(seed, &scenario);
+
+    assert_eq!(went_on(&outcome, "lost"), 1, "seed {seed}: {:?}", outcome.went_on);
+    assert_eq!(went_on(&outcome, "stalled"), 0, "seed {seed}: {:?}", outcome.went_on);
+    assert!(
+        outcome.recomputed() > Duration::from_secs(10),
+        "seed {seed}: it took longer than the least patience"
+    );
 }
 
 #[test]

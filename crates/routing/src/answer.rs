@@ -79,6 +79,8 @@ struct Running {
     leaving: Follower<Leaving>,
     /// When it last said something new, or could not be expected to.
     heard: Instant,
+    /// It said something new: until then it computes all that came before, here as on the first worker.
+    begun: bool,
     /// What it said was read, and it was not asked for more since: a slow reader is not a silent worker.
     rests: bool,
     /// A second worker, asked because the first token takes long.
@@ -237,8 +239,7 @@ impl Answer {
             running.heard = Instant::now();
         }
         let tokens = self.start.prompt.len() + self.start.generated.len();
-        let begun = !self.start.generated.is_empty();
-        let silence_at = running.heard + patience(site, tokens, begun, limits);
+        let silence_at = running.heard + patience(site, tokens, running.begun, limits);
         let Running { placed, leaving, hedge, .. } = running;
         tokio::select! {
             biased;
@@ -323,7 +324,7 @@ impl Answer {
             return None;
         }
         if let Some(running) = &mut self.running {
-            running.rests = true;
+            (running.begun, running.rests) = (true, true);
             running.hedge = None;
         }
         self.start.generated.extend_from_slice(&ids);
@@ -496,7 +497,7 @@ impl Running {
         if leaving.value().stage != Stage::Serving {
             leaving.mark_changed();
         }
-        Self { placed, leaving, heard: Instant::now(), rests: true, hedge }
+        Self { placed, leaving, heard: Instant::now(), begun: false, rests: true, hedge }
     }
 }
 

@@ -7,8 +7,8 @@ use proto::WorkerState;
 use crate::place::Site;
 use crate::settings::StallLimits;
 
-/// How long `site` may say nothing about a sequence that has `generated` tokens: several times what it predicts itself,
-/// within bounds that it does not choose.
+/// How long `site` may say nothing about a sequence of `prompt` tokens, of which it said something new itself or not
+/// (`begun`): several times what it predicts, within bounds that it does not choose.
 pub(crate) fn patience(site: &Site, prompt: usize, begun: bool, limits: StallLimits) -> Duration {
     let predicted = site.member.with_state(|state| predicted(state, prompt, begun));
     (predicted.unwrap_or_default()).clamp(limits.least, limits.most.max(limits.least))

@@ -23,7 +23,7 @@ pub(crate) struct Placed {
     /// Counted out before `_exit` tells others that there may be room.
     pub(crate) in_flight: InFlight,
     /// What of its prompt the worker has not told of yet.
-    pub(crate) _expected: Option<Expected>,
+    pub(crate) _sent: Option<Expected>,
     pub(crate) _exit: Exit,
 }
 
@@ -296,7 +296,7 @@ impl Router {
         let (price_per_hour, incarnation) = member.price_and_incarnation();
         let served = member.serves(&wanted.start.model).ok_or(Refusal::Nobody)?;
         // Before it is asked: others with this prompt may come while it answers.
-        let expected = self.prefixes.expect(member.slot(), &prompt.names);
+        let sent = self.prefixes.expect(member.slot(), &prompt.names);
         let asked = member.worker().generate(wanted.start.clone());
         let answered = tokio::time::timeout(ASK_LIMIT, asked).await;
         let error = match answered {
@@ -305,8 +305,7 @@ impl Router {
                 let member = Arc::clone(member);
                 let exit = Exit { gate: Arc::clone(gate), member: Arc::clone(&member) };
                 let site = Site { member, price_per_hour, incarnation, vocabulary, since };
-                let _expected = expected;
-                return Ok(Placed { generation, site, in_flight, _expected, _exit: exit });
+                return Ok(Placed { generation, site, in_flight, _sent: sent, _exit: exit });
             }
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),

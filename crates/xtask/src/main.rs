@@ -22,7 +22,7 @@ cargo xtask <chore>
   ci      formatting, lints, documentation, then every test; what a change has to pass
   test    installs what the tests need, then runs every test of the workspace
   simulate [WORKERS...]
-          what routing and drain policies cost in simulated fleets, of 4, 64 and 1,000 workers unless told otherwise
+          what routing and drain policies cost in simulated fleets of so many workers; else of 4, 64 and 1,000
   help    this text";
 
 fn main() -> ExitCode {

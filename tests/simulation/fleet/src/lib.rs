@@ -12,6 +12,9 @@
 //! Simplifications: machines keep the prefixes of prompts, not of outputs; they do not copy blocks from each
 //! other, as the product's do not yet; an output is as long as the trace says.
 
+// Two files are the worker's own, and their tests run there.
+#![cfg(not(test))]
+
 mod cache;
 mod client;
 #[path = "../../../../crates/worker/src/drain.rs"]

@@ -54,7 +54,7 @@ impl Machine {
             max_waiting: 8,
             chunk: 64,
             step: Duration::from_millis(76),
-            per_sequence: Duration::from_micros(1_000),
+            per_sequence: Duration::from_millis(1),
             per_prompt_token: Duration::from_micros(3_200),
             price_per_hour: NanoUsd::from_dollars(2),
             tell_every: Duration::from_millis(250),
@@ -169,16 +169,16 @@ impl Core {
         self.running.iter().chain(&self.waiting).map(left).sum()
     }
 
-    /// Until a seat is free, if none is.
+    /// Until one that came now would be seated: as long as those before it wait for others to end.
     pub(crate) fn seat_free_in(&self) -> Duration {
-        let ahead = (self.running.len() + self.waiting.len() + 1) as u32;
-        let Some(short) = ahead.checked_sub(self.machine.max_running as u32).filter(|n| *n > 0)
-        else {
+        let running = self.running.len() as u32;
+        let waiting = self.waiting.len() as u32;
+        if waiting == 0 && self.running.len() < self.machine.max_running {
             return Duration::ZERO;
-        };
+        }
         let left = |sequence: &Sequence| sequence.max_output - sequence.produced;
-        let mean = self.running.iter().map(left).sum::<u32>() / self.running.len().max(1) as u32;
-        self.step_time() * mean * short / self.machine.max_running as u32
+        let mean = self.running.iter().map(left).sum::<u32>() / running.max(1);
+        self.step_time() * mean / running.max(1) * (waiting + 1)
     }
 
     pub(crate) fn step_time(&self) -> Duration {
@@ -291,12 +291,10 @@ impl Core {
         }
     }
 
-    /// Everything is handed over now.
+    /// Everything is handed over at the end of the step that is under way.
     pub(crate) fn hand_all_over(&mut self) {
-        let Self { running, waiting, cache, .. } = self;
-        for sequence in running.drain(..).chain(waiting.drain(..)) {
-            cache.release(&sequence.names, &sequence.pinned);
-            sequence.mailbox.end(Event::HandedOver { usage: sequence.usage() });
+        for sequence in self.running.iter().chain(&self.waiting) {
+            sequence.mailbox.wish(|wishes| wishes.hand_over = true);
         }
     }
 
@@ -332,7 +330,7 @@ impl Core {
         let mut id = token(sequence.root, sequence.produced, self.vocabulary);
         let ours = sequence.produced - sequence.begun_with;
         if self.nature == Nature::Garbler && ours >= GARBLED_AFTER {
-            id = self.vocabulary + id;
+            id += self.vocabulary;
         }
         if ours > 0 {
             sequence.gpu += took;
@@ -355,12 +353,15 @@ impl Core {
             let wishes = sequence.mailbox.wishes();
             let full = sequence.produced >= sequence.max_output;
             let reason = full.then_some(FinishReason::Length).or(wishes.stop);
-            if reason.is_none() && !wishes.gone {
+            if reason.is_none() && !wishes.gone && !wishes.hand_over {
                 return true;
             }
             cache.release(&sequence.names, &sequence.pinned);
-            let reason = reason.unwrap_or(FinishReason::Cancelled);
-            sequence.mailbox.end(Event::Finished { reason, usage: sequence.usage() });
+            let usage = sequence.usage();
+            sequence.mailbox.end(match reason {
+                Some(reason) => Event::Finished { reason, usage },
+                None => Event::HandedOver { usage },
+            });
             false
         };
         self.running.retain(&mut stays);
@@ -400,7 +401,7 @@ impl Core {
 impl Sequence {
     /// Tokens that others have computed since it looked last.
     fn look_again(&mut self, cache: &mut Cache, block_tokens: u32) -> u32 {
-        let whole = self.computed % block_tokens == 0;
+        let whole = self.computed.is_multiple_of(block_tokens);
         if !whole || !cache.find_more(&self.names, &mut self.pinned) {
             return 0;
         }

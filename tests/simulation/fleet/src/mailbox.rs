@@ -24,12 +24,14 @@ struct Inside {
     wishes: Wishes,
 }
 
-/// What the reader wishes.
+/// What the reader wishes, and what its machine was told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wishes {
     /// Tokens paid for, in total.
     pub(crate) allowance: u32,
     pub(crate) stop: Option<FinishReason>,
+    /// It is to go on elsewhere.
+    pub(crate) hand_over: bool,
     /// Nobody reads any more.
     pub(crate) gone: bool,
 }
@@ -37,7 +39,7 @@ pub(crate) struct Wishes {
 impl Mailbox {
     /// For a sequence whose next token is the one at `first`.
     pub(crate) fn new(first: u32, allowance: u32) -> Self {
-        let wishes = Wishes { allowance, stop: None, gone: false };
+        let wishes = Wishes { allowance, stop: None, hand_over: false, gone: false };
         let inside = Inside { first, ids: Vec::new(), gpu: GpuTime::ZERO, end: None, wishes };
         Self { inside: Mutex::new(inside), bell: Notify::new() }
     }

@@ -47,7 +47,7 @@ fn scenario(size: usize) -> anyhow::Result<Scenario> {
         let at = length.mul_f64((number as f64 + 0.5) / evictions as f64 * 0.8);
         let worker = number * size / evictions;
         let notice = NOTICES[number % NOTICES.len()].map(Duration::from_secs);
-        (at, Fault::Evict { worker, notice, replaced_in: Some(Duration::from_secs(60)) })
+        (at, Fault::Evict { worker, notice, replaced_in: Some(Duration::from_mins(1)) })
     };
     Ok(Scenario {
         natures: vec![Nature::Honest; size],
@@ -66,18 +66,23 @@ fn line(
     (policy, leaves): (&str, &str),
     took: Duration,
 ) -> String {
+    let went_on = |cause| {
+        outcome.went_on.iter().find(|(name, _)| *name == cause).map_or(0, |(_, count)| *count)
+    };
     let hours = outcome.busy().as_secs_f64() / 3_600.0;
     let dollars = scenario.machine.price_per_hour.nanos() as f64 / 1e9 * hours;
     format!(
-        "| {} | {policy} | {leaves} | {} | {} | {dollars:.2} | {:.2} | {:.2} | {:.1} | {:.1} % | {:.2} | {:.1} |",
+        "| {} | {policy} | {leaves} | {} | {} | {} | {} | {} | {dollars:.2} | {:.2} | {:.2} | {:.1} | {:.1} % | {:.1} |",
         scenario.natures.len(),
         outcome.ended.len(),
         outcome.failed(),
+        went_on("handed_over"),
+        went_on("lost"),
+        went_on("stalled"),
         outcome.first_token_in(0.5).as_secs_f64(),
         outcome.first_token_in(0.99).as_secs_f64(),
         outcome.recomputed().as_secs_f64(),
         outcome.cached_tokens() as f64 * 100.0 / ideal.max(1) as f64,
-        outcome.imbalance(),
         took.as_secs_f64(),
     )
 }
@@ -88,8 +93,8 @@ pub(crate) fn say(text: &str) {
 }
 
 const HEAD: &str = "\
-| workers | routing | leaving | requests | failed | compute, $ | first token p50, s | p99, s | recomputed, GPU s | cached, of the ideal | busiest over mean | wall, s |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+| workers | routing | leaving | requests | failed | handed over | lost | stalled | compute, $ | first token p50, s | p99, s | recomputed, GPU s | cached, of the ideal | wall, s |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 const SIZES: &[usize] = &[4, 64, 1_000];
 const POLICIES: &[&str] = &["balanced", "prefix", "least_time", "two_choices"];
 const LEAVES: &[(Leave, &str)] =
@@ -98,7 +103,7 @@ const LEAVES: &[(Leave, &str)] =
 const NOTICES: &[Option<u64>] = &[Some(120), Some(30), Some(5), None];
 const SEED: u64 = 1;
 /// Requests of the trace.
-const REQUESTS: usize = 600;
+const REQUESTS: usize = 500;
 const WORKERS_PER_COPY: usize = 8;
 /// How much faster than it was recorded a copy of the trace comes.
-const SPEED: f64 = 1.5;
+const SPEED: f64 = 1.0;

@@ -36,13 +36,13 @@ pub struct Scenario {
 /// Something that goes wrong with one of the machines, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Its machine goes, after a notice or without one; another one comes after a while, if it is said when.
+    /// Its machine goes, after a notice or without one; another one comes, if it is said when.
     Evict {
         /// Which.
         worker: usize,
         /// How long before it is told.
         notice: Option<Duration>,
-        /// How long after it went another one comes.
+        /// How long after it was told, or went, another one comes.
         replaced_in: Option<Duration>,
     },
     /// Its process stops for a while, and nobody is told.
@@ -203,22 +203,13 @@ impl Fleet {
         match fault {
             Fault::Evict { worker: at, notice, replaced_in } => {
                 let Some(worker) = worker(at).filter(|worker| worker.is_there()) else { return };
-                if let Some(notice) = notice {
-                    let told = self.router.drain(&name(at), Some(notice)).await;
-                    if !matches!(told, Some(Ok(()))) {
-                        self.complain(format!("{} cannot be told to leave: {told:?}", name(at)));
+                let comes = async {
+                    if let Some(replaced_in) = replaced_in {
+                        tokio::time::sleep(replaced_in).await;
+                        self.join(worker.nature());
                     }
-                    tokio::time::sleep(notice).await;
-                    if !worker.is_there() {
-                        return;
-                    }
-                }
-                worker.die();
-                self.router.leave(&name(at));
-                if let Some(replaced_in) = replaced_in {
-                    tokio::time::sleep(replaced_in).await;
-                    self.join(worker.nature());
-                }
+                };
+                tokio::join!(self.evict(at, &worker, notice), comes);
             }
             Fault::Freeze { worker: at, time } => {
                 let Some(worker) = worker(at) else { return };
@@ -235,6 +226,18 @@ impl Fleet {
                 worker.set_link(Link::Up);
             }
         }
+    }
+
+    async fn evict(&self, at: usize, worker: &SimulatedWorker, notice: Option<Duration>) {
+        if let Some(notice) = notice {
+            let told = self.router.drain(&name(at), Some(notice)).await;
+            if !matches!(told, Some(Ok(()))) {
+                self.complain(format!("{} cannot be told to leave: {told:?}", name(at)));
+            }
+            tokio::time::sleep(notice).await;
+        }
+        worker.die();
+        self.router.leave(&name(at));
     }
 
     /// Looks again and again whether everything is within its bounds.

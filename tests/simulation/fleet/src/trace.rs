@@ -86,7 +86,8 @@ pub fn azure(replay: Replay) -> anyhow::Result<Vec<Arrival>> {
             let shift = random.f64();
             let length = prompt.div_ceil(replay.scale).max(1);
             arrivals.push(Arrival {
-                at: ((*at - first) + Duration::from_secs_f64(shift)).div_f64(replay.speed),
+                at: (at.saturating_sub(first) + Duration::from_secs_f64(shift))
+                    .div_f64(replay.speed),
                 prompt: (0..length).map(|_| random.u32(..1 << 20)).collect(),
                 output: output.div_ceil(replay.scale).max(1),
                 tenant: u128::from(random.u32(1..=TENANTS)),

@@ -75,6 +75,7 @@ pub(crate) struct SimulatedWorker {
     news: watch::Sender<()>,
     /// Rings when prefixes changed.
     prefixes: Notify,
+    /// Computing, and then whatever else it does.
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
@@ -145,10 +146,13 @@ impl SimulatedWorker {
 
     /// What it holds that it must not, in words.
     pub(crate) fn complaint(&self) -> Option<String> {
+        if self.lock_tasks().first().is_some_and(AbortOnDropHandle::is_finished) {
+            return Some("stopped computing".to_owned());
+        }
         let core = self.core();
         let machine = &core.machine;
         let crowded = core.running() > machine.max_running
-            || core.waiting() > machine.max_waiting + machine.max_running;
+            || core.running() + core.waiting() > machine.max_running + machine.max_waiting;
         let full = core.cache.used() > machine.blocks;
         (crowded || full).then(|| {
             let (running, waiting, used) = (core.running(), core.waiting(), core.cache.used());
@@ -176,9 +180,7 @@ impl SimulatedWorker {
     }
 
     fn keep(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.lock_tasks();
-        tasks.retain(|task| !task.is_finished());
-        tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
+        self.lock_tasks().push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 
     async fn compute(self: Arc<Self>) {
@@ -374,7 +376,10 @@ impl Worker for Remote {
         self.0.news.send_replace(());
         match self.0.leave {
             Leave::Late => self.0.keep(Arc::clone(&self.0.drain).evacuate()),
-            Leave::AtOnce => self.0.core().hand_all_over(),
+            Leave::AtOnce => {
+                self.0.core().hand_all_over();
+                self.0.work.notify_one();
+            }
             Leave::Never => {}
         }
         Ok(())
