@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Secret;
-use proto::{ServeError, Worker, WorkerServer};
+use proto::{ServeError, WorkerServer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::local::LocalWorker;
+use crate::hosted::Hosted;
 use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
 /// A worker cannot be served.
@@ -51,7 +51,7 @@ pub struct Serving {
 /// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and ends once everything that
 /// ran is finished or handed over, within `drain_timeout`.
 pub async fn serve(
-    worker: Arc<LocalWorker>,
+    worker: Arc<dyn Hosted>,
     listener: TcpListener,
     serving: Serving,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -71,7 +71,7 @@ pub async fn serve(
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
-        () = obey(&worker, hearing) => {}
+        () = obey(&*worker, hearing) => {}
     }
     let _ = told.send(());
     // Calls that only watch never end by themselves; their peers learn it from the connection.
@@ -81,7 +81,7 @@ pub async fn serve(
 
 /// Acts on notices until the process may end: it was ordered to, the worker is empty, and everybody knows who
 /// wanted to know that.
-async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
+async fn obey(worker: &dyn Hosted, mut hearing: mpsc::Receiver<Heard>) {
     let mut end_by = None;
     let mut owed = BTreeSet::new();
     loop {
@@ -123,7 +123,7 @@ async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
     }
 }
 
-async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {
+async fn drain(worker: &dyn Hosted, leaves_in: Option<Duration>) {
     // Draining by itself cannot fail: the engine is in this process.
     let _ = worker.drain(leaves_in).await;
 }

@@ -2,4 +2,5 @@
 
 mod conformance;
 mod draining;
+mod embedding;
 mod workers;
