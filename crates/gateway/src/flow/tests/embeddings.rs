@@ -110,13 +110,20 @@ async fn what_cannot_be_embedded_is_refused_and_nothing_is_held() {
 }
 
 #[tokio::test]
-async fn a_model_is_asked_only_for_what_it_makes() {
+async fn a_model_of_vectors_is_not_asked_for_text() {
     let world = embedding(Duration::ZERO, None).await;
-    let reply = world.chat(&ask(1, false)).await;
-    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("/v1/embeddings"), "{reply}");
 
+    let reply = world.chat(&ask(1, false)).await;
+
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("/v1/embeddings"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_model_of_text_is_not_asked_for_vectors() {
     let world = World::new(Duration::ZERO).await;
+
     let (head, body) = world.embed(&asking(&json!("a"))).await;
+
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     assert!(body["error"]["message"].as_str().unwrap().contains("makes text"), "{body}");
     assert_eq!(body["error"]["param"], "model");
