@@ -228,7 +228,7 @@ impl Router {
                 biased;
                 answer = &mut answer => break answer,
                 () = tokio::time::sleep_until(since + REFUSED_WITHIN), if turn.is_some() => {
-                    exit = turn.take().map(|turn| self.taken(turn, member));
+                    exit = turn.take().map(|turn| Self::taken(turn, member));
                 }
                 () = tokio::time::sleep_until(overdue) => {
                     break Err(WorkerError::Unreachable("it did not answer".to_owned()));
@@ -238,7 +238,7 @@ impl Router {
         if answer.is_ok()
             && let Some(turn) = turn.take()
         {
-            exit = Some(self.taken(turn, member));
+            exit = Some(Self::taken(turn, member));
         }
         let mut work = Work {
             worker: member.name().to_owned(),
@@ -283,7 +283,7 @@ impl Router {
     }
 
     /// The worker has the lot, or will not say otherwise: the queue goes on, and whoever waits hears of its end.
-    fn taken(&self, turn: Turn, member: &Arc<Member>) -> Exit {
+    fn taken(turn: Turn, member: &Arc<Member>) -> Exit {
         let gate = Arc::clone(turn.gate());
         turn.placed(Instant::now());
         Exit::new(gate, Arc::clone(member))

@@ -108,7 +108,7 @@ impl Worker for EmbeddingWorker {
         tokio::select! {
             biased;
             answer = embedding.wait() => {
-                let Vectors { vectors, usage } = answer.map_err(broken)?;
+                let Vectors { vectors, usage } = answer.map_err(|failure| broken(&failure))?;
                 Ok(Embedded { vectors, usage })
             }
             () = seat.told_to_go() => Err(WorkerError::Draining),

@@ -213,12 +213,12 @@ fn told(event: EngineEvent) -> Event {
         }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {
-            Event::Failed { error: broken(failure), usage: Some(usage) }
+            Event::Failed { error: broken(&failure), usage: Some(usage) }
         }
     }
 }
 
-pub(crate) fn broken(failure: Failure) -> WorkerError {
+pub(crate) fn broken(failure: &Failure) -> WorkerError {
     let reason = failure.to_string();
     match failure {
         // An engine that stops is like a machine that goes away: another one can go on.

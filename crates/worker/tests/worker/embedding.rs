@@ -148,7 +148,7 @@ async fn a_draining_worker_finishes_what_it_has_and_takes_nothing() {
 async fn what_is_still_there_when_the_machine_goes_is_sent_back_and_written_off() {
     let worker = embedder(8);
     let model = worker.info().digest.clone();
-    let mut accepted = worker.embed(order(&model, &[&[3; 128][..]; 5_000]));
+    let mut accepted = worker.embed(order(&model, &vec![&[3; 128][..]; 5_000]));
     assert!((&mut accepted).now_or_never().is_none(), "it takes a while");
 
     worker.drain(Some(Duration::ZERO)).await.unwrap();
