@@ -53,3 +53,13 @@ async fn openai_node_6_calls_forms_choices_and_log_probabilities_are_its_own() -
 {
     Script::node("openai-6", "outputs.mjs").check().await
 }
+
+#[tokio::test]
+async fn openai_node_7_reads_vectors_in_both_encodings() -> anyhow::Result<()> {
+    Script::node("openai-7", "embeddings.mjs").check_embeddings().await
+}
+
+#[tokio::test]
+async fn openai_node_6_reads_vectors_in_both_encodings() -> anyhow::Result<()> {
+    Script::node("openai-6", "embeddings.mjs").check_embeddings().await
+}

@@ -53,3 +53,13 @@ async fn openai_python_2_calls_forms_choices_and_log_probabilities_are_its_own()
 -> anyhow::Result<()> {
     Script::python("openai-2", "outputs.py").check().await
 }
+
+#[tokio::test]
+async fn openai_python_3_reads_vectors_in_both_encodings() -> anyhow::Result<()> {
+    Script::python("openai-3", "embeddings.py").check_embeddings().await
+}
+
+#[tokio::test]
+async fn openai_python_2_reads_vectors_in_both_encodings() -> anyhow::Result<()> {
+    Script::python("openai-2", "embeddings.py").check_embeddings().await
+}

@@ -34,7 +34,15 @@ impl Script {
     /// Runs the script against a fresh server.
     pub(crate) async fn check(self) -> anyhow::Result<()> {
         let serve = Serve::start().await?;
-        self.run(&serve).await
+        self.run(&serve, DEMO).await
+    }
+
+    /// Runs the script against a fresh server of a small model that embeds.
+    pub(crate) async fn check_embeddings(self) -> anyhow::Result<()> {
+        let folder = root().join("crates/engine/tests/encoders/bert").display().to_string();
+        let arguments = ["--model", &folder, "--model-name", "tiny-encoder"];
+        let serve = Serve::start_with(&arguments).await?;
+        self.run(&serve, "tiny-encoder").await
     }
 
     /// Runs the script against a fresh server that has a key for every way of being refused.
@@ -49,15 +57,15 @@ impl Script {
             .with("TOLLGATE_REVOKED_KEY_ID", revoked.id)
             .with("TOLLGATE_BIN", tollgate()?)
             .with("TOLLGATE_DATA", serve.data())
-            .run(&serve)
+            .run(&serve, DEMO)
             .await
     }
 
-    async fn run(self, serve: &Serve) -> anyhow::Result<()> {
+    async fn run(self, serve: &Serve, model: &str) -> anyhow::Result<()> {
         let script = self
             .with("OPENAI_BASE_URL", serve.base_url())
             .with("OPENAI_API_KEY", serve.api_key())
-            .with("TOLLGATE_MODEL", "tollgate-demo")
+            .with("TOLLGATE_MODEL", model)
             .with("NO_PROXY", "127.0.0.1");
         let running = Command::new(&script.program)
             .arg(&script.file)
@@ -98,4 +106,5 @@ fn folder(language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(language)
 }
 
+const DEMO: &str = "tollgate-demo";
 const LIMIT: Duration = Duration::from_mins(5);

@@ -10,6 +10,7 @@ mod cache;
 mod commands;
 mod connections;
 mod draining;
+mod embeddings;
 mod estimates;
 mod fleet;
 mod leaving;

@@ -102,7 +102,7 @@ impl Admission {
         let needed = |output| self.shared.needed(job.price(), job.digest(), &begun, output);
         let at = self.shared.clock.now();
         let refusal = self.ask(caller, job, at).and_then(|ask| self.look(&ask)).err();
-        Estimate { least: needed(job.choices()), most: needed(job.total_output()), refusal }
+        Estimate { least: needed(job.least_output()), most: needed(job.total_output()), refusal }
     }
 
     /// Whether the figures known here leave room for `ask`.
@@ -134,7 +134,7 @@ impl Admission {
         }
         let begun = Usage { prompt_tokens: job.prompt_tokens(), ..Usage::default() };
         let needed = |output| self.shared.needed(job.price(), job.digest(), &begun, output);
-        let least = needed(job.choices());
+        let least = needed(job.least_output());
         check_own_bound(job, &least)?;
         let first_slice = job.total_output().min(SLICE_TOKENS.saturating_mul(job.choices()));
         let places = caller.places().iter().map(|place| (place.scope, &*place.policy));
@@ -168,7 +168,7 @@ impl Admission {
 /// What a job would come to.
 #[derive(Debug)]
 pub struct Estimate {
-    /// With one token of output of each sequence.
+    /// With one token of output of each sequence, if it has output at all.
     pub least: Quantity,
     /// With all the output it may have.
     pub most: Quantity,

@@ -22,6 +22,8 @@ pub struct Permit {
     total_output: u32,
     /// Sequences that answer it.
     choices: u32,
+    /// The fewest tokens that its hold began with.
+    least_output: u32,
     /// The caller's own bound on this request.
     bound: Quantity,
     /// Whether a rule or the caller bounds its GPU time; estimates of it count only then.
@@ -76,6 +78,7 @@ impl Permit {
             price: *job.price(),
             total_output: job.total_output(),
             choices: job.choices(),
+            least_output: job.least_output(),
             bound: bound_of(job),
             bounds_gpu: bounds_gpu || job.bound().gpu.is_some(),
             rates: grant.rates,
@@ -96,7 +99,7 @@ impl Permit {
         &self.rates
     }
 
-    /// Tokens paid for, in total: at least 1 for each of the job's sequences.
+    /// Tokens paid for, in total: at least 1 for each of the job's sequences, if they produce any.
     pub fn allowance(&self) -> u32 {
         self.with_lease(|lease| lease.allowance)
     }
@@ -240,7 +243,7 @@ impl Permit {
     /// The longest output that what is held pays for; at least a token of each sequence, as the hold began
     /// with that.
     fn affordable(&self, lease: &Lease) -> u32 {
-        let (mut low, mut high) = (self.choices, self.total_output);
+        let (mut low, mut high) = (self.least_output, self.total_output);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if self.needed(lease, middle).beyond(&lease.held) == Quantity::ZERO {

@@ -98,6 +98,15 @@ impl Job {
         Ok(Self { parts, max_output, session: None })
     }
 
+    /// A job that reads all of its prompt and produces no token: texts to embed, one after the other. Each of them
+    /// has a context of its own, so that whoever makes it sees to that they fit.
+    pub fn embedding(parts: JobParts) -> Result<Self, JobError> {
+        if parts.prompt.is_empty() {
+            return Err(JobError::EmptyPrompt);
+        }
+        Ok(Self { parts, max_output: 0, session: None })
+    }
+
     /// The same job, run with this share.
     #[must_use]
     pub fn shared_as(self, share: Share) -> Self {
@@ -143,7 +152,7 @@ impl Job {
         u32::try_from(self.parts.prompt.len()).unwrap_or(u32::MAX)
     }
 
-    /// Most tokens to produce; at least 1, and prompt plus this fits the context.
+    /// Most tokens to produce: prompt plus this fits the context. At least 1, or 0 if it produces none at all.
     pub const fn max_output(&self) -> u32 {
         self.max_output
     }
@@ -156,6 +165,11 @@ impl Job {
     /// Most tokens that all of its sequences produce together.
     pub fn total_output(&self) -> u32 {
         self.max_output.saturating_mul(self.choices())
+    }
+
+    /// The fewest tokens that it is sure to need: one of each sequence, or none if it produces none.
+    pub fn least_output(&self) -> u32 {
+        self.choices().min(self.total_output())
     }
 
     /// The job of one of its sequences. The first one is what the job would be if it had only that one.
@@ -241,6 +255,14 @@ mod tests {
         let seeds: Vec<u64> = (0..3).map(|index| three.choice(index).sampling().seed).collect();
         assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2]);
         assert_eq!(three.choice(2).choices(), 1);
+    }
+
+    #[test]
+    fn texts_to_embed_need_no_output_and_may_be_longer_together_than_one_of_them() {
+        let job = Job::embedding(parts(250, None)).unwrap();
+        assert_eq!((job.prompt_tokens(), job.least_output(), job.total_output()), (250, 0, 0));
+        assert_eq!(Job::embedding(parts(0, None)).unwrap_err(), JobError::EmptyPrompt);
+        assert_eq!(Job::new(parts(1, Some(5))).unwrap().least_output(), 1);
     }
 
     #[test]

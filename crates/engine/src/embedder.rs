@@ -89,8 +89,12 @@ struct Shared {
 struct Queue {
     tenants: BTreeMap<ProjectId, Tenant>,
     waiting: usize,
+    /// Tokens of those that wait.
+    waiting_tokens: u64,
     /// Time an order takes, lately.
     order_time: Duration,
+    /// Time a token takes, lately.
+    token_time: Duration,
     /// The virtual time of the tenant that was served last.
     now: u128,
     /// Billed time that nobody read of, since the thread last looked.
@@ -111,6 +115,12 @@ struct Order {
     share: Share,
     since: Instant,
     answer: oneshot::Sender<Result<Vectors, Failure>>,
+}
+
+impl Order {
+    fn tokens(&self) -> u64 {
+        self.texts.iter().map(|text| text.len() as u64).sum()
+    }
 }
 
 impl Embedder {
@@ -227,6 +237,7 @@ impl Queue {
             // Who was away has saved nothing up.
             tenant.had = tenant.had.max(now);
         }
+        self.waiting_tokens += order.tokens();
         tenant.orders.push_back(order);
         self.waiting += 1;
     }
@@ -238,10 +249,11 @@ impl Queue {
         let order = tenant.orders.pop_front()?;
         self.now = self.now.max(tenant.had);
         self.waiting -= 1;
+        self.waiting_tokens -= order.tokens();
         Some(order)
     }
 
-    fn charge(&mut self, share: Share, time: GpuTime) {
+    fn charge(&mut self, share: Share, time: GpuTime, tokens: u32) {
         let had = u128::from(time.nanos()) / u128::from(share.weight.max(1));
         if let Some(tenant) = self.tenants.get_mut(&share.tenant) {
             tenant.had += had;
@@ -249,7 +261,12 @@ impl Queue {
         if self.tenants.len() > MAX_IDLE_TENANTS {
             self.tenants.retain(|_, tenant| !tenant.orders.is_empty());
         }
-        self.order_time = (self.order_time * 7 + Duration::from_nanos(time.nanos())) / 8;
+        let time = Duration::from_nanos(time.nanos());
+        self.order_time = (self.order_time * 7 + time) / 8;
+        if let Some(seen) = time.checked_div(tokens) {
+            let known = if self.token_time.is_zero() { seen } else { self.token_time };
+            self.token_time = (known * 7 + seen) / 8;
+        }
     }
 }
 
@@ -267,7 +284,7 @@ impl Thread {
         self.ledger = Ledger::new();
         self.tell(0);
         while let Some(order) = self.next() {
-            self.tell(1);
+            self.tell(order.tokens());
             self.serve(order);
             self.tell(0);
         }
@@ -321,7 +338,7 @@ impl Thread {
         }
         let queue = GpuTime::from_nanos(u64::try_from(waited).unwrap_or(u64::MAX));
         usage.times = Times { queue, prefill: usage.gpu, ..Times::default() };
-        self.shared.lock().charge(order.share, usage.gpu);
+        self.shared.lock().charge(order.share, usage.gpu, usage.prompt_tokens);
         let failed = failure.is_some();
         let answer = failure.map_or(Ok(Vectors { vectors, usage }), Err);
         // Who fails pays nothing, and nobody can be billed who has left.
@@ -330,20 +347,21 @@ impl Thread {
         }
     }
 
-    fn tell(&mut self, running: u32) {
+    /// Reports how it stands; `running` tokens are being embedded.
+    fn tell(&mut self, running: u64) {
         self.ledger.book_overhead();
-        let (waiting, draining) = {
+        let report = {
             let queue = self.shared.lock();
-            (u32::try_from(queue.waiting).unwrap_or(u32::MAX), queue.draining)
+            EngineState {
+                running: u32::from(running > 0),
+                waiting: u32::try_from(queue.waiting).unwrap_or(u32::MAX),
+                waiting_tokens: queue.waiting_tokens + running,
+                prompt_token_time: queue.token_time,
+                draining: queue.draining,
+                ..EngineState::default()
+            }
         };
-        let accounts = self.ledger.accounts();
-        self.report.send_replace(EngineState {
-            running,
-            waiting,
-            draining,
-            accounts,
-            ..EngineState::default()
-        });
+        self.report.send_replace(EngineState { accounts: self.ledger.accounts(), ..report });
     }
 }
 
@@ -366,7 +384,7 @@ mod tests {
         let mut served = BTreeMap::new();
         for _ in 0..orders {
             let order = queue.pop().unwrap();
-            queue.charge(order.share, GpuTime::from_nanos(100));
+            queue.charge(order.share, GpuTime::from_nanos(100), 1);
             *served.entry(order.share.tenant).or_default() += 1;
         }
         served

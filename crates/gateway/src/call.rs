@@ -119,9 +119,14 @@ impl Call {
             sampling,
             stop: stop(fields)?,
             delivery: delivery(fields)?,
-            bound: OwnBound { money: max_cost(fields)?, gpu: max_gpu(fields)? },
+            bound: own_bound(fields)?,
         })
     }
+}
+
+/// The most that the caller wants to spend on it.
+pub(crate) fn own_bound(fields: &Fields<'_>) -> Result<OwnBound, Failure> {
+    Ok(OwnBound { money: max_cost(fields)?, gpu: max_gpu(fields)? })
 }
 
 /// The most that the caller wants to be charged, in dollars: a number, or text where exactness matters.
@@ -165,28 +170,39 @@ pub(crate) fn session_number(name: &str) -> u64 {
 }
 
 impl Call {
-    /// The same, as urgent as a header says, if it says so.
-    pub(crate) fn urgent_as_said(mut self, header: Option<&str>) -> Result<Self, Failure> {
-        let Some(word) = header else { return Ok(self) };
-        let named = Priority::ALL.into_iter().find(|priority| priority.name() == word.trim());
-        let Some(priority) = named else {
-            let names = Priority::ALL.map(Priority::name).join(", ");
-            let message = format!("`{PRIORITY_HEADER}` must be one of {names}, not `{word}`");
-            return Err(Failure::invalid(PRIORITY_HEADER, message));
-        };
-        self.priority = priority;
-        Ok(self)
-    }
-
-    /// The same, bounded by `other` too.
-    pub(crate) fn bounded_by(mut self, other: OwnBound) -> Self {
-        fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
-            one.into_iter().chain(other).min()
-        }
-        let OwnBound { money, gpu } = self.bound;
-        self.bound = OwnBound { money: tighter(money, other.money), gpu: tighter(gpu, other.gpu) };
+    /// The same, bounded by `bound` too, and as urgent as was said elsewhere, if it was.
+    pub(crate) fn bounded_by(mut self, bound: OwnBound, priority: Option<Priority>) -> Self {
+        self.bound = tighter(self.bound, bound);
+        self.priority = priority.unwrap_or(self.priority);
         self
     }
+}
+
+/// How urgent a header says that a request is.
+pub(crate) fn priority_said(word: &str) -> Result<Priority, Failure> {
+    let named = Priority::ALL.into_iter().find(|priority| priority.name() == word.trim());
+    named.ok_or_else(|| {
+        let names = Priority::ALL.map(Priority::name).join(", ");
+        let message = format!("`{PRIORITY_HEADER}` must be one of {names}, not `{word}`");
+        Failure::invalid(PRIORITY_HEADER, message)
+    })
+}
+
+/// The tighter of two bounds, of money and of time.
+pub(crate) fn tighter(one: OwnBound, other: OwnBound) -> OwnBound {
+    fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+        one.into_iter().chain(other).min()
+    }
+    OwnBound { money: least(one.money, other.money), gpu: least(one.gpu, other.gpu) }
+}
+
+/// The token ids in a list that stands at `path`.
+pub(crate) fn token_ids(path: &str, list: &[Value]) -> Result<Vec<u32>, Failure> {
+    let id = |(at, value): (usize, &Value)| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| wrong_type(&format!("{path}[{at}]"), "a token id", value))
+    };
+    list.iter().enumerate().map(id).collect()
 }
 
 fn dollars(text: &str) -> Result<NanoUsd, Failure> {
@@ -219,7 +235,8 @@ fn choices(fields: &Fields<'_>) -> Result<u32, Failure> {
     Ok(count as u32)
 }
 
-fn priority(fields: &Fields<'_>) -> Result<Priority, Failure> {
+/// How urgent the body says that it is.
+pub(crate) fn priority(fields: &Fields<'_>) -> Result<Priority, Failure> {
     match fields.text("service_tier")? {
         None | Some("auto" | "default") => Ok(Priority::Standard),
         Some("priority") => Ok(Priority::Interactive),

@@ -3,6 +3,8 @@
 //! The catalog follows the router: a model appears when a worker serves it and its tokenizer has
 //! been read. Nothing here is configured twice; only prices are.
 
+mod embedding;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,8 +12,8 @@ use std::time::Duration;
 use admission::{Caller, Directory};
 use arc_swap::ArcSwap;
 use domain::{
-    ErrorKind, Format, Job, JobParts, ModelInfo, ModelName, OutputRules, Price, Priority,
-    RequestId, Share,
+    ErrorKind, Format, Job, JobParts, ModelInfo, ModelKind, ModelName, OutputRules, Price,
+    Priority, RequestId, Share,
 };
 use routing::{Router, Served};
 use serde_json::json;
@@ -21,6 +23,8 @@ use crate::config::{GatewaySettings, Shares};
 use crate::failure::Failure;
 use crate::text::{ModelText, TextError};
 use crate::tools::{self, ToolChoice};
+
+pub(crate) use embedding::EmbeddingJob;
 
 /// The models that can be asked for.
 pub(crate) struct Catalog {
@@ -189,6 +193,12 @@ impl Catalog {
         call: Call,
     ) -> Result<(Arc<Model>, Job), Failure> {
         let model = self.model(caller, &call.model)?;
+        if model.info.kind != ModelKind::Text {
+            let name = &model.info.name;
+            let message =
+                format!("the model `{name}` makes embeddings, not text; use /v1/embeddings");
+            return Err(Failure::invalid("model", message));
+        }
         let field = call.prompt.field();
         let output = output(&model, &call)?;
         let prompt = tokens(&model, call.prompt).await?;
@@ -213,15 +223,16 @@ impl Catalog {
             stop: call.stop,
             share,
             reproducible: call.reproducible,
-            // The price of this moment; what it becomes later is another request's.
-            price: self
-                .directory
-                .price(&model.info.name, &model.info.digest)
-                .unwrap_or(model.price),
+            price: self.price_now(&model),
             bound: call.bound,
         };
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
         Ok((model, job))
+    }
+
+    /// The price of this moment; what it becomes later is another request's.
+    fn price_now(&self, model: &Model) -> Price {
+        self.directory.price(&model.info.name, &model.info.digest).unwrap_or(model.price)
     }
 }
 

@@ -3,8 +3,10 @@
 //! Each line of [`Gateway::answer`] needs what the line above returned, so a dispatch without a
 //! hold does not compile. Observability is written once, around it. How requests come in is in `door.rs`.
 
+mod embedding;
+
 use admission::{Caller, Outcome, Rates, Receipt};
-use domain::{FinishReason, Job, Priority, RequestId};
+use domain::{FinishReason, Job, OwnBound, Priority, RequestId};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -33,6 +35,7 @@ impl Gateway {
         let Match { endpoint, name } = endpoints::find(reply.method(), reply.path())?;
         let codec = match &endpoint.action {
             Action::Answer(codec) => *codec,
+            Action::Embed => return self.embed(reply, began).await.map(Some),
             Action::Probe(probe) => {
                 let (status, value) = probe(self);
                 return reply.json(status, &value).await.map(|()| None);
@@ -125,12 +128,18 @@ impl Gateway {
 
 /// The call with what headers say of it.
 fn from_headers(reply: &Reply, call: Call) -> Result<Call, Failure> {
+    let (bound, priority) = said(reply)?;
+    Ok(call.bounded_by(bound, priority))
+}
+
+/// What headers say of a request: its own bound, and how urgent it is.
+fn said(reply: &Reply) -> Result<(OwnBound, Option<Priority>), Failure> {
     let header = |name| reply.request_header(name);
     let bound = call::bound_from_headers(
         header("x-tollgate-max-cost-usd"),
         header("x-tollgate-max-gpu-ms"),
     )?;
-    call.bounded_by(bound).urgent_as_said(header(PRIORITY_HEADER))
+    Ok((bound, header(PRIORITY_HEADER).map(call::priority_said).transpose()?))
 }
 
 fn show_rates(reply: &mut Reply, rates: &Rates) {
@@ -160,9 +169,7 @@ async fn conclude(
     let end = Ending { finish: relayed.finish(), usage: entry.usage, charge: entry.charge };
     match exchange.delivery {
         Delivery::Whole => {
-            reply.header("x-tollgate-charge-nano-usd", entry.charge.charge.nanos().to_string());
-            reply.header("x-tollgate-cost-nano-usd", entry.charge.cost.nanos().to_string());
-            reply.header("x-tollgate-gpu-nanos", entry.usage.gpu.nanos().to_string());
+            reply.costs(&end);
             reply.json(200, &codec.whole(about, &relayed.choices, &end)).await
         }
         Delivery::Stream { include_usage } => {

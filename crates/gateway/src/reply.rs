@@ -10,8 +10,10 @@ use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde_json::Value;
+use std::fmt::Display;
 use std::time::Duration;
 
+use crate::endpoints::Ending;
 use crate::failure::{Failure, RateShown, RateUnit, appearance};
 use admission::RateState;
 
@@ -127,6 +129,14 @@ impl Reply {
         self.headers.push((name, value.into()));
     }
 
+    /// Adds the headers that tell what the answer came to.
+    pub(crate) fn costs(&mut self, end: &Ending) {
+        let Ending { usage, charge, .. } = end;
+        self.header("x-tollgate-charge-nano-usd", charge.charge.nanos().to_string());
+        self.header("x-tollgate-cost-nano-usd", charge.cost.nanos().to_string());
+        self.header("x-tollgate-gpu-nanos", usage.gpu.nanos().to_string());
+    }
+
     /// Adds the headers that tell how a rate stands, in the form of `OpenAI`'s API.
     pub(crate) fn rate(&mut self, unit: RateUnit, state: &RateState) {
         let names = match unit {
@@ -145,8 +155,12 @@ impl Reply {
         self.session.get_header(name)?.to_str().ok()
     }
 
-    /// Sends a whole JSON reply.
-    pub(crate) async fn json(&mut self, status: u16, value: &Value) -> Result<(), Failure> {
+    /// Sends a whole JSON reply; `value` is a value, or its text.
+    pub(crate) async fn json(
+        &mut self,
+        status: u16,
+        value: &(impl Display + Sync),
+    ) -> Result<(), Failure> {
         let body = Bytes::from(value.to_string());
         let mut head = self.head(status)?;
         set(&mut head, "content-type", "application/json")?;

@@ -41,7 +41,9 @@ impl ModelText {
     /// The text of a model whose turns `stop_tokens` end.
     pub(crate) fn new(files: &ModelFiles, stop_tokens: &[u32]) -> Result<Self, TextError> {
         let unreadable = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
-        let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(unreadable)?;
+        let mut tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(unreadable)?;
+        // Files of models that embed often say to cut or fill up every text; neither would be what was sent.
+        tokenizer.with_truncation(None).map_err(unreadable)?.with_padding(None);
         let template = files.chat_template.as_deref();
         let voice = Voice::of(&tokenizer, template);
         let template = template.map(ChatTemplate::new).transpose().map_err(TextError::Template)?;
@@ -76,6 +78,13 @@ impl ModelText {
             return Err(failure.blaming(prompt.field()));
         }
         let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a whole text, with what the model's tokenizer puts around texts.
+    pub(crate) fn tokens_of(&self, text: &str) -> Result<Vec<u32>, Failure> {
+        let encoding = self.tokenizer.encode_fast(text, true);
         let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }

@@ -14,13 +14,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Accounts, Capacity, FinishReason, GpuTime, IncarnationId, Logprobs, ModelDigest, ModelFiles,
-    ModelInfo, NanoUsd, Rent, Stage, Times, Usage,
+    ModelInfo, ModelKind, NanoUsd, Rent, Stage, Times, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::contract::{
-    Event, Generation, Start, StateStream, Wishes, Worker, WorkerError, WorkerState,
+    EmbedOrder, Embedded, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError,
+    WorkerState,
 };
 
 /// A worker that follows a script.
@@ -102,7 +103,8 @@ impl ScriptedWorker {
         Logprobs { logprob, top: (0..top).map(others).collect() }
     }
 
-    /// Makes the next sequence break after `tokens` tokens, as if the worker had vanished.
+    /// Makes the next sequence break after `tokens` tokens, as if the worker had vanished; an order to embed
+    /// breaks before it is answered.
     pub fn break_next_after(&self, tokens: u32) {
         self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).push_back(tokens);
     }
@@ -128,11 +130,24 @@ impl ScriptedWorker {
         (line, finish)
     }
 
-    fn admit(&self, start: &Start) -> Result<Seat, WorkerError> {
-        if start.model != self.model.digest {
-            return Err(WorkerError::ModelNotFound(start.model.clone()));
+    /// The vector this worker makes of `text`, if its model is one that embeds.
+    pub fn vector(&self, text: &[u32]) -> Vec<f32> {
+        let ModelKind::Embedding { dimensions } = self.model.kind else { return Vec::new() };
+        let scale = self.model.vocabulary as f32;
+        (0..dimensions).map(|at| self.token(text, at) as f32 / scale).collect()
+    }
+
+    /// A place for work on `texts` by the version `model`, which `fits` what this worker's model is.
+    fn admit(
+        &self,
+        model: &ModelDigest,
+        texts: &[&[u32]],
+        fits: bool,
+    ) -> Result<Seat, WorkerError> {
+        if *model != self.model.digest || !fits {
+            return Err(WorkerError::ModelNotFound(model.clone()));
         }
-        if start.prompt.is_empty() {
+        if texts.iter().any(|text| text.is_empty()) {
             return Err(WorkerError::Invalid("the prompt is empty".to_owned()));
         }
         if self.load.draining.load(Ordering::SeqCst) {
@@ -146,7 +161,8 @@ impl ScriptedWorker {
 #[async_trait]
 impl Worker for ScriptedWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
-        let seat = self.admit(&start)?;
+        let makes_text = self.model.kind == ModelKind::Text;
+        let seat = self.admit(&start.model, &[&start.prompt], makes_text)?;
         let fail_after = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let produced = u32::try_from(start.generated.len()).unwrap_or(u32::MAX);
         let (tokens, finish) = self.output(&start);
@@ -172,6 +188,26 @@ impl Worker for ScriptedWorker {
             seat,
         };
         Ok(Generation::new(start.allowance, |wishes| script.play(wishes)))
+    }
+
+    async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
+        let texts: Vec<&[u32]> = order.texts.iter().map(|text| &**text).collect();
+        let seat = self.admit(&order.model, &texts, self.model.kind != ModelKind::Text)?;
+        tokio::time::sleep(self.pace).await;
+        let breaks = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if breaks.is_some() {
+            return Err(WorkerError::Unreachable("scripted break".to_owned()));
+        }
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        let gpu = GpuTime::from_nanos(TOKEN_TIME.nanos() * tokens as u64);
+        seat.work(gpu);
+        let usage = Usage {
+            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            gpu,
+            times: Times { prefill: gpu, ..Times::default() },
+            ..Usage::default()
+        };
+        Ok(Embedded { vectors: texts.iter().map(|text| self.vector(text)).collect(), usage })
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {

@@ -15,6 +15,7 @@ mod ahead;
 mod answer;
 mod breaker;
 mod directory;
+mod embedding;
 mod error;
 mod evidence;
 mod figures;
@@ -37,6 +38,7 @@ pub use directory::{
     Announce, Connect, Directory, DirectoryError, DnsDirectory, Resolve, Roster, SystemResolver,
     keep_announced,
 };
+pub use embedding::{Embeddings, Vectors};
 pub use error::RouteError;
 pub use figures::{Cause, Figures, WAIT_BOUNDS, Waits, WorkerFigures};
 pub use policy::{POLICIES, Policy};

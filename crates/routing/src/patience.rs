@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::WorkerState;
 
+use crate::member::Member;
 use crate::place::Site;
 use crate::settings::StallLimits;
 
@@ -12,6 +13,12 @@ use crate::settings::StallLimits;
 pub(crate) fn patience(site: &Site, prompt: usize, begun: bool, limits: StallLimits) -> Duration {
     let predicted = site.member.with_state(|state| predicted(state, prompt, begun));
     (predicted.unwrap_or_default()).clamp(limits.least, limits.most.max(limits.least))
+}
+
+/// Several times what `member` predicts for reading `tokens` tokens that came now; it chooses that itself.
+pub(crate) fn predicted_end(member: &Member, tokens: u64) -> Duration {
+    let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+    member.with_state(|state| predicted(state, tokens, false)).unwrap_or_default()
 }
 
 fn predicted(state: &WorkerState, prompt: usize, begun: bool) -> Duration {

@@ -45,6 +45,12 @@ pub(crate) struct Exit {
     member: Arc<Member>,
 }
 
+impl Exit {
+    pub(crate) const fn new(gate: Arc<Gate>, member: Arc<Member>) -> Self {
+        Self { gate, member }
+    }
+}
+
 impl Drop for Exit {
     fn drop(&mut self) {
         self.member.has_room();
@@ -157,7 +163,7 @@ impl Router {
         prompt.policy.choose(&field).map(|at| Arc::clone(&pool[at]))
     }
 
-    fn wait(&self, began: Instant, hint: Option<Duration>) -> Wait {
+    pub(crate) fn wait(&self, began: Instant, hint: Option<Duration>) -> Wait {
         let settings = self.settings();
         match hint {
             Some(hint) => Wait { until: began + settings.patience, hint, max: settings.max_queued },
@@ -338,8 +344,8 @@ const MAX_ASKED: u32 = 8;
 const MAX_NAMES: usize = 2_048;
 /// A worker that does not say within so long whether it takes a sequence cannot be reached.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-const SOONEST: Duration = Duration::from_millis(10);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const SOONEST: Duration = Duration::from_millis(10);
 const LONGEST_HINT: Duration = Duration::from_mins(1);
 /// What an output is taken for in the queue, where it is not bounded closer: most end long before their bound.
 const TYPICAL_OUTPUT: u64 = 256;

@@ -10,12 +10,12 @@ use admission::tenancy::{
 };
 use anyhow::Context;
 use clap::Args;
-use domain::NanoUsd;
+use domain::{ModelInfo, ModelKind, NanoUsd};
 use gateway::{
     GatewaySettings, InProcessWorker, Installation, Launch, Listener, RawGateway, RawPrice,
 };
 use serde_json::json;
-use worker::{LocalWorker, Progress, RawWorker};
+use worker::{Hosted, Progress, RawWorker};
 
 use crate::{files, signal, worker_command};
 
@@ -31,6 +31,12 @@ pub(crate) struct Serve {
     /// Where administrators connect; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
     admin_listen: SocketAddr,
+    /// The model to serve, a folder or a GGUF file; the built-in one if absent
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// What clients call it; the name of its folder or file if absent
+    #[arg(long, value_name = "NAME", requires = "model")]
+    model_name: Option<String>,
 }
 
 /// What the first run tells, once.
@@ -46,26 +52,32 @@ impl Serve {
         let stop = signal::stop()?;
         let raw = RawGateway::embedded(self.data.clone(), self.listen, self.admin_listen);
         let settings = raw.priced(vec![demo_price()]).check()?;
-        let worker = RawWorker::demo().check()?;
+        let worker = raw_worker(self.model, self.model_name).check()?;
         let listeners = [Listener::bind(settings.listen)?, Listener::bind(settings.admin_listen)?];
         let [endpoint, admin_endpoint] =
             [&listeners[0], &listeners[1]].map(|listener| format!("http://{}", listener.address()));
         let first_run = first_run(&self.data, &endpoint, &admin_endpoint).await?;
-        let model = worker.model_name.clone();
         let worker = tokio::task::spawn_blocking(move || worker_command::load(&worker)).await??;
+        let model = worker.info().clone();
         let greet = move || greet(&endpoint, &admin_endpoint, &model, first_run.as_ref());
         serve(settings, listeners, worker, greet, stop).await
     }
 }
 
+fn raw_worker(model: Option<PathBuf>, name: Option<String>) -> RawWorker {
+    let Some(path) = model else { return RawWorker::demo() };
+    let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    RawWorker::of(name.or_else(stem).unwrap_or_default(), path)
+}
+
 async fn serve(
     settings: GatewaySettings,
     listeners: [Listener; 2],
-    worker: LocalWorker,
+    worker: Arc<dyn Hosted>,
     greet: impl FnOnce() + Send,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let worker = Arc::new(worker).over_pipes();
+    let worker = worker::over_pipes(worker);
     let worker = InProcessWorker { name: "in-process".to_owned(), worker };
     let launch = Launch {
         settings,
@@ -129,7 +141,7 @@ impl FirstRun {
     }
 }
 
-fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&FirstRun>) {
+fn greet(endpoint: &str, admin_endpoint: &str, model: &ModelInfo, first_run: Option<&FirstRun>) {
     let (secrets, key) = if let Some(FirstRun { api_key, admin_token, .. }) = first_run {
         let budget = FIRST_BUDGET.dollars();
         let shown = format!(
@@ -140,20 +152,32 @@ fn greet(endpoint: &str, admin_endpoint: &str, model: &str, first_run: Option<&F
         let lost = "\nThe API key was shown at the first run; `tollgate admin keys create` makes another.\n";
         (lost.to_owned(), "$TOLLGATE_KEY")
     };
+    let name = &model.name;
+    let (path, body) = match model.kind {
+        ModelKind::Text => (
+            "chat/completions",
+            format!(
+                r#"{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Who are you?"}}]}}"#
+            ),
+        ),
+        ModelKind::Embedding { .. } => {
+            ("embeddings", format!(r#"{{"model": "{name}", "input": "Who are you?"}}"#))
+        }
+    };
     say(&format!(
         r#"
 Tollgate is ready.
 
   endpoint  {endpoint}/v1
   admin     {admin_endpoint}
-  model     {model}
+  model     {name}
 {secrets}
 Try it:
 
-  curl -N {endpoint}/v1/chat/completions \
+  curl -N {endpoint}/v1/{path} \
     -H "Authorization: Bearer {key}" \
     -H "Content-Type: application/json" \
-    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Who are you?"}}]}}'
+    -d '{body}'
 
 Ctrl-C stops; running requests are finished first.
 "#

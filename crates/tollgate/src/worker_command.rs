@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use gateway::Announcement;
 use tokio::net::TcpListener;
-use worker::{LocalWorker, RawWorker, Serving, WorkerSettings};
+use worker::{Hosted, RawWorker, Serving, WorkerSettings};
 
 use crate::{files, serve, signal};
 
@@ -34,7 +34,7 @@ impl Worker {
         let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
         let info = worker.info();
         tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");
-        let serving = worker::serve(Arc::new(worker), listener, serving, stop);
+        let serving = worker::serve(worker, listener, serving, stop);
         let Some(announcement) = announcement else {
             serving.await?;
             tracing::info!("worker stopped");
@@ -52,10 +52,8 @@ impl Worker {
 }
 
 /// Loads the model and starts its engine, showing how far it is.
-pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<LocalWorker> {
-    let WorkerSettings { model_name, model, engine, rent, zone, drain_timeout, .. } = settings;
-    let mut show = |progress| serve::show_progress(model_name, progress);
-    let worker = LocalWorker::start(model_name, model, engine.clone(), *rent, &mut show);
-    let worker = worker.map(|worker| worker.placed(zone.clone(), *drain_timeout));
-    worker.with_context(|| format!("start model {model_name}"))
+pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<Arc<dyn Hosted>> {
+    let model = &settings.model_name;
+    let mut show = |progress| serve::show_progress(model, progress);
+    worker::start(settings, &mut show).with_context(|| format!("start model {model}"))
 }

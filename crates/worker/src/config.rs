@@ -154,6 +154,12 @@ impl RawWorker {
         }
     }
 
+    /// The model at `path`, a folder or a GGUF file, called `name`, with every other default.
+    pub fn of(name: String, path: PathBuf) -> Self {
+        let model = RawModel { name, path: Some(path), ..RawModel::default() };
+        Self { model, ..Self::demo() }
+    }
+
     /// What it means, or everything that is wrong with it.
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();

@@ -115,9 +115,8 @@ impl Drain {
 
     /// A place for a sequence that begins.
     pub(crate) fn seat(self: &Arc<Self>, start: &Start) -> Seat {
-        let (sender, go) = watch::channel(false);
         let length = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
-        let progress = Progress {
+        self.take(Progress {
             prompt: length(start.prompt.len()),
             produced: length(start.generated.len()),
             begun: false,
@@ -125,8 +124,28 @@ impl Drain {
             max_output: start.max_output,
             pace: None,
             seen: None,
-            go: sender,
-        };
+            go: watch::Sender::new(false),
+        })
+    }
+
+    /// A place for texts that are read whole. Like what has begun they stay for as long as they can: they end by
+    /// themselves, and soon.
+    pub(crate) fn seat_of_texts(self: &Arc<Self>, texts: &[Arc<[u32]>]) -> Seat {
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        self.take(Progress {
+            prompt: u32::try_from(tokens).unwrap_or(u32::MAX),
+            produced: 0,
+            begun: true,
+            allowance: 1,
+            max_output: 1,
+            pace: None,
+            seen: None,
+            go: watch::Sender::new(false),
+        })
+    }
+
+    fn take(self: &Arc<Self>, progress: Progress) -> Seat {
+        let go = progress.go.subscribe();
         let mut books = self.books();
         let key = books.next;
         books.next += 1;

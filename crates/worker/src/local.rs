@@ -11,8 +11,8 @@ use engine::{
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
-    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, GrpcWorker, PrefixStream,
-    Start, StateStream, Wishes, Worker, WorkerError, WorkerServer, WorkerState,
+    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixStream, Start,
+    StateStream, Wishes, Worker, WorkerError, WorkerState,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -125,9 +125,7 @@ impl LocalWorker {
     /// path as many. Must be called inside a tokio runtime; the server ends when the returned worker
     /// is dropped.
     pub fn over_pipes(self: Arc<Self>) -> Arc<dyn Worker> {
-        let (accept, pipes) = tokio::sync::mpsc::channel(PIPES_WAITING);
-        tokio::spawn(WorkerServer::new(self, None).serve_in_memory(pipes));
-        Arc::new(GrpcWorker::in_memory(accept))
+        crate::hosted::over_pipes(self)
     }
 
     async fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
@@ -158,7 +156,7 @@ impl Worker for LocalWorker {
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        let mut watching = Watching {
+        let watching = Watching {
             states: self.engine.watch(),
             rents: self.rent.subscribe(),
             leaving: self.drain.watch(),
@@ -166,12 +164,7 @@ impl Worker for LocalWorker {
             info: self.info.clone(),
             incarnation: self.incarnation,
         };
-        let first = stream::iter([watching.described()]);
-        let changes = stream::unfold(watching, |mut watching| async move {
-            watching.changed().await?;
-            Some((watching.described(), watching))
-        });
-        Ok(first.chain(changes).boxed())
+        Ok(watching.states().boxed())
     }
 
     async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
@@ -251,21 +244,24 @@ fn told(event: EngineEvent) -> Event {
         }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {
-            let reason = failure.to_string();
-            let error = match failure {
-                // An engine that stops is like a machine that goes away: another one can go on.
-                Failure::Stopped => WorkerError::Unreachable(reason),
-                Failure::Format(_) => WorkerError::Format(reason),
-                Failure::NotANumber { .. } | Failure::Forward(_) | Failure::Elsewhere => {
-                    WorkerError::Failed(reason)
-                }
-            };
-            Event::Failed { error, usage: Some(usage) }
+            Event::Failed { error: broken(&failure), usage: Some(usage) }
         }
     }
 }
 
-fn refused(refusal: Refusal) -> WorkerError {
+pub(crate) fn broken(failure: &Failure) -> WorkerError {
+    let reason = failure.to_string();
+    match failure {
+        // An engine that stops is like a machine that goes away: another one can go on.
+        Failure::Stopped => WorkerError::Unreachable(reason),
+        Failure::Format(_) => WorkerError::Format(reason),
+        Failure::NotANumber { .. } | Failure::Forward(_) | Failure::Elsewhere => {
+            WorkerError::Failed(reason)
+        }
+    }
+}
+
+pub(crate) fn refused(refusal: Refusal) -> WorkerError {
     match refusal {
         Refusal::Full { retry_in } => WorkerError::Full { retry_in },
         refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
@@ -277,16 +273,26 @@ fn refused(refusal: Refusal) -> WorkerError {
 }
 
 /// What a watcher is told of.
-struct Watching {
-    states: watch::Receiver<EngineState>,
-    rents: watch::Receiver<Rent>,
-    leaving: watch::Receiver<Leaving>,
-    zone: String,
-    info: ModelInfo,
-    incarnation: IncarnationId,
+pub(crate) struct Watching {
+    pub(crate) states: watch::Receiver<EngineState>,
+    pub(crate) rents: watch::Receiver<Rent>,
+    pub(crate) leaving: watch::Receiver<Leaving>,
+    pub(crate) zone: String,
+    pub(crate) info: ModelInfo,
+    pub(crate) incarnation: IncarnationId,
 }
 
 impl Watching {
+    /// The state now, and again whenever it changes.
+    pub(crate) fn states(mut self) -> impl Stream<Item = WorkerState> + Send {
+        let first = stream::iter([self.described()]);
+        let changes = stream::unfold(self, |mut watching| async move {
+            watching.changed().await?;
+            Some((watching.described(), watching))
+        });
+        first.chain(changes)
+    }
+
     /// Waits for a change; `None` once the engine is gone.
     async fn changed(&mut self) -> Option<()> {
         let changed = tokio::select! {
@@ -327,5 +333,4 @@ impl Watching {
     }
 }
 
-const PIPES_WAITING: usize = 4;
-const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use domain::Secret;
 use proto::{
-    ClientCredentials, CredentialsError, GrpcWorker, ServeError, ServerCredentials, Worker,
-    WorkerError, WorkerServer,
+    ClientCredentials, CredentialsError, GrpcWorker, ServeError, ServerCredentials, WorkerError,
+    WorkerServer,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{Others, WorkerSettings};
-use crate::local::LocalWorker;
+use crate::hosted::Hosted;
 use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
 /// A worker cannot be served.
@@ -95,14 +95,14 @@ impl Serving {
 /// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and ends once everything that
 /// ran is finished or handed over, within `drain_timeout`.
 pub async fn serve(
-    worker: Arc<LocalWorker>,
+    worker: Arc<dyn Hosted>,
     listener: TcpListener,
     serving: Serving,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
     serving.warn(&listener);
     let Serving { token, tls, others, drain_timeout, notices, .. } = serving;
-    reach_others(&worker, token.clone(), others);
+    reach_others(worker.as_ref(), token.clone(), others);
     let (heard, hearing) = mpsc::channel(MAX_HEARD);
     let stop = Box::new(Stop::new(stop, drain_timeout));
     let mut listening = vec![listen(stop, Arc::clone(&worker), heard.clone())];
@@ -120,7 +120,7 @@ pub async fn serve(
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
-        () = obey(&worker, hearing) => {}
+        () = obey(&*worker, hearing) => {}
     }
     let _ = told.send(());
     // Calls that only watch never end by themselves; their peers learn it from the connection.
@@ -130,7 +130,7 @@ pub async fn serve(
 
 /// Acts on notices until the process may end: it was ordered to, the worker is empty, and everybody knows who
 /// wanted to know that.
-async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
+async fn obey(worker: &dyn Hosted, mut hearing: mpsc::Receiver<Heard>) {
     let mut end_by = None;
     let mut owed = BTreeSet::new();
     loop {
@@ -174,7 +174,7 @@ async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
 
 /// Lets the worker fetch blocks from others, which ask for the same token.
 fn reach_others(
-    worker: &LocalWorker,
+    worker: &dyn Hosted,
     token: Option<Secret<String>>,
     credentials: Option<Arc<ClientCredentials>>,
 ) {
@@ -190,7 +190,7 @@ fn reach_others(
     }));
 }
 
-async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {
+async fn drain(worker: &dyn Hosted, leaves_in: Option<Duration>) {
     // Draining by itself cannot fail: the engine is in this process.
     let _ = worker.drain(leaves_in).await;
 }

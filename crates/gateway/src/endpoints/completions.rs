@@ -8,7 +8,7 @@ use super::told::text_logprobs;
 use super::{
     About, Action, Codec, Delta, Ending, Endpoint, Told, budget_error, finish_name, usage,
 };
-use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output};
+use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output, token_ids};
 use crate::failure::Failure;
 use crate::fields::{Fields, parse_object, wrong_type};
 
@@ -101,21 +101,15 @@ fn prompt(value: &Value) -> Result<Prompt, Failure> {
 fn one_prompt(value: &Value) -> Result<Prompt, Failure> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text.clone())),
-        Value::Array(list) if list.iter().any(Value::is_number) => token_ids(list),
+        Value::Array(list) if list.iter().any(Value::is_number) => {
+            token_ids("prompt", list).map(Prompt::Tokens)
+        }
         Value::Array(_) => {
             let message = "`prompt` must hold one prompt; send each prompt in a request of its own";
             Err(Failure::invalid("prompt", message))
         }
         other => Err(wrong_type("prompt", "a string or a list of token ids", other)),
     }
-}
-
-fn token_ids(list: &[Value]) -> Result<Prompt, Failure> {
-    let id = |(at, value): (usize, &Value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| wrong_type(&format!("prompt[{at}]"), "a token id", value))
-    };
-    list.iter().enumerate().map(id).collect::<Result<_, _>>().map(Prompt::Tokens)
 }
 
 /// What `OpenAI` uses when a completion is not bounded.

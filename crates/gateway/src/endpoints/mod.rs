@@ -5,6 +5,7 @@
 
 mod chat;
 mod completions;
+pub(crate) mod embeddings;
 mod estimate;
 mod models;
 mod probes;
@@ -24,6 +25,7 @@ pub(crate) use told::{Call as FunctionCall, CallPiece, Delta, TokenTold, Told};
 pub(crate) static ENDPOINTS: &[Endpoint] = &[
     chat::ENDPOINT,
     completions::ENDPOINT,
+    embeddings::ENDPOINT,
     estimate::ENDPOINT,
     models::LIST,
     models::ONE,
@@ -44,6 +46,8 @@ pub(crate) struct Endpoint {
 pub(crate) enum Action {
     /// Answers by running a model.
     Answer(&'static dyn Codec),
+    /// Answers with the vectors of texts.
+    Embed,
     /// Tells what an answer would come to, without running anything.
     Estimate(fn(&[u8]) -> Result<Call, Failure>, fn(&Job, &Estimate) -> Value),
     /// Reads something for a caller; the text is what `*` stood for.

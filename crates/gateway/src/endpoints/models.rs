@@ -1,7 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use admission::Caller;
-use domain::ModelName;
+use domain::{ModelKind, ModelName};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -28,7 +28,11 @@ fn one(gateway: &Gateway, caller: &Caller, name: &str) -> Result<Value, Failure>
 }
 
 fn describe(model: &Model) -> Value {
-    json!({
+    let dimensions = match model.info.kind {
+        ModelKind::Text => None,
+        ModelKind::Embedding { dimensions } => Some(dimensions),
+    };
+    let mut described = json!({
         "id": model.info.name,
         "object": "model",
         // Models have no date of their own; clients only need a number.
@@ -37,5 +41,10 @@ fn describe(model: &Model) -> Value {
         "context_length": model.info.context_length,
         "digest": model.info.digest,
         "weights": model.info.weights,
-    })
+    });
+    if let Some(dimensions) = dimensions {
+        // It makes vectors of so many numbers, and no text.
+        described["embedding_dimensions"] = dimensions.into();
+    }
+    described
 }

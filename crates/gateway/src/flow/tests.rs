@@ -1,5 +1,6 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
+mod embeddings;
 mod outputs;
 
 use std::collections::HashMap;

@@ -2,5 +2,6 @@
 
 mod conformance;
 mod draining;
+mod embedding;
 mod prefixes;
 mod workers;

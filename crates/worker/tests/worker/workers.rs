@@ -108,7 +108,7 @@ fn over_pipes() -> Subject {
     Subject { worker: worker.over_pipes(), ..subject }
 }
 
-async fn over_a_socket(subject: Subject) -> Subject {
+pub(crate) async fn over_a_socket(subject: Subject) -> Subject {
     let worker = served(Arc::clone(&subject.worker), None).await;
     Subject { worker: Arc::new(worker), ..subject }
 }
