@@ -217,6 +217,31 @@ fn conversations_find_their_prefixes_and_no_machine_is_a_hot_spot() {
 }
 
 #[test]
+fn what_shares_a_prompt_that_is_being_computed_goes_where_that_is() {
+    let seed = seed();
+    let arrival = |millis: u64, document: u32, tokens: u32| Arrival {
+        at: Duration::from_millis(millis),
+        prompt: (0..tokens).map(|at| at + document * 10_000).chain([millis as u32]).collect(),
+        output: 20,
+        tenant: 1,
+        priority: Priority::Standard,
+    };
+    // Every machine has told of a prefix before the documents come, each of them to be read in several seconds.
+    let before = (0..32).map(|number| arrival(u64::from(number), number, 64));
+    let documents = (100..120).map(|document| (u64::from(document - 90) * 2_000, document));
+    let twice = documents.flat_map(|(at, document)| [(at, document), (at + 200, document)]);
+    let arrivals = before.chain(twice.map(|(at, document)| arrival(at, document, 800))).collect();
+    let policy = Policy::named("prefix").unwrap();
+    let router = RouterSettings { seed, policy, ..RouterSettings::default() };
+    let scenario = Scenario { arrivals, router, ..fleet(8, 1, seed) };
+    let outcome = play_without_failure(seed, &scenario);
+
+    let ideal = ideal_cached_tokens(&scenario.arrivals, scenario.machine.block_tokens);
+    let found = outcome.cached_tokens();
+    assert!(found * 10 >= ideal * 9, "seed {seed}: {found} of {ideal} tokens");
+}
+
+#[test]
 fn a_cache_without_end_has_what_came_before_as_far_as_it_is_the_same() {
     let arrival = |tenant, prompt: &[u32]| Arrival {
         at: Duration::ZERO,
