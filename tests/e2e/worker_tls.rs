@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
-use system_tests::{Api, Gateway, Worker, attempt, create_key, free_address, gateway_config};
+use system_tests::{Api, Gateway, Worker, attempt, create_key, free_address, gateway_config, http};
 
 use crate::questions::{endless, who};
 
@@ -56,7 +56,8 @@ async fn a_gateway_without_a_certificate_is_not_ready_and_says_why() -> anyhow::
     let mut gateway = Gateway::start(&config, listen).await?;
 
     gateway.process().logged("CertificateRequired", LIMIT).await?;
-    let ready = reqwest::get(format!("{}/readyz", gateway.endpoint())).await?;
+    let url = format!("{}/readyz", gateway.endpoint());
+    let ready = http().build()?.get(url).send().await?;
     assert_eq!(ready.status(), 503);
     Ok(())
 }
