@@ -206,5 +206,6 @@ breaker_percent = 100
 [[prices]]
 model = \"tollgate-demo\"
 input = \"0.10\"
+cached_input = \"0.05\"
 output = \"0.40\"
 ";

@@ -14,6 +14,7 @@ pub(crate) struct Transcript {
     choices: BTreeMap<u64, Choice>,
     prompt_tokens: u64,
     completion_tokens: u64,
+    /// As if no cache had held anything.
     charge: i64,
 }
 
@@ -56,7 +57,9 @@ impl Transcript {
         transcript.prompt_tokens = number("prompt_tokens")?;
         transcript.completion_tokens = number("completion_tokens")?;
         let charge = told["cost_details"]["charge_nano_usd"].as_i64();
-        transcript.charge = charge.context("the charge is told")?;
+        let cached = told["prompt_tokens_details"]["cached_tokens"].as_i64().unwrap_or_default();
+        // Who found a prefix in a cache depends on who came first, in the undisturbed run too.
+        transcript.charge = charge.context("the charge is told")? + cached * CACHED_SAVES_NANOS;
         for (index, choice) in &transcript.choices {
             ensure!(choice.finish.is_some(), "choice {index} has no end");
         }
@@ -73,6 +76,9 @@ impl Transcript {
         self.choices.len() * 2 + self.completion_tokens as usize / 8
     }
 }
+
+/// What a prompt token that a cache held is cheaper, in nano-dollars.
+const CACHED_SAVES_NANOS: i64 = 50;
 
 impl Choice {
     fn hear(&mut self, choice: &Value) -> anyhow::Result<()> {

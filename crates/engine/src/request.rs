@@ -47,6 +47,8 @@ pub enum Event {
         gpu: GpuTime,
         /// For each of `ids`, if that was asked for; else empty.
         logprobs: Vec<Logprobs>,
+        /// Tokens before the output that a cache held, all of them together.
+        cached: u32,
     },
     /// The sequence ended; the last event.
     Finished {

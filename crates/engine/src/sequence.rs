@@ -112,6 +112,7 @@ pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequenc
         ids: Vec::new(),
         logprobs: Vec::new(),
         gpu: GpuTime::ZERO,
+        cached: 0,
         allowance,
         stop: None,
         gone: false,
@@ -145,6 +146,7 @@ impl Outlet {
     /// Notes that `tokens` more of its prompt were found in the cache, and what that saves.
     pub(crate) fn found(&mut self, tokens: u32, saved: GpuTime) {
         self.usage.cached_tokens += tokens;
+        self.line.lock().cached = self.usage.cached_tokens;
         self.usage.times.saved += saved;
     }
 
@@ -247,6 +249,8 @@ struct Mailbox {
     /// One for each of `ids`, or none.
     logprobs: Vec<Logprobs>,
     gpu: GpuTime,
+    /// Prompt tokens that the cache held.
+    cached: u32,
     allowance: u32,
     stop: Option<FinishReason>,
     /// Nobody reads any more.
@@ -276,7 +280,7 @@ impl Mailbox {
             let logprobs = std::mem::take(&mut self.logprobs);
             let first = self.first;
             self.first += ids.len() as u32;
-            return Taken::Event(Event::Tokens { first, ids, gpu, logprobs });
+            return Taken::Event(Event::Tokens { first, ids, gpu, logprobs, cached: self.cached });
         }
         match std::mem::replace(&mut self.end, End::Over) {
             End::Due(event) => Taken::Event(event),

@@ -180,6 +180,9 @@ pub enum Event {
         gpu: GpuTime,
         /// For each of `ids`, if that was asked for; else empty.
         logprobs: Vec<Logprobs>,
+        /// Tokens before the output that a cache on this worker held, so far. The last word says the same; a worker
+        /// that vanishes has none.
+        cached: u32,
     },
     /// The worker leaves before the sequence could end; another one is to go on. Nothing follows.
     HandedOver {

@@ -40,11 +40,12 @@ impl From<Event> for wire::GenerateResponse {
     fn from(event: Event) -> Self {
         use wire::generate_response::Kind;
         let kind = match event {
-            Event::Tokens { first, ids, gpu, logprobs } => Kind::Tokens(wire::Tokens {
+            Event::Tokens { first, ids, gpu, logprobs, cached } => Kind::Tokens(wire::Tokens {
                 first,
                 ids,
                 gpu_nanos: gpu.nanos(),
                 logprobs: logprobs.into_iter().map(Into::into).collect(),
+                cached,
             }),
             Event::HandedOver { usage } => {
                 Kind::HandedOver(wire::HandedOver { usage: Some(usage.into()) })
@@ -78,6 +79,7 @@ impl TryFrom<wire::GenerateResponse> for Event {
                     ids: tokens.ids,
                     gpu: GpuTime::from_nanos(tokens.gpu_nanos),
                     logprobs: tokens.logprobs.into_iter().map(Into::into).collect(),
+                    cached: tokens.cached,
                 })
             }
             Kind::HandedOver(handed) => Ok(Self::HandedOver {

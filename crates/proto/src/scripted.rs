@@ -380,7 +380,13 @@ impl Script {
         *time += TOKEN_TIME;
         let ids = vec![self.tokens[first as usize]];
         let told = self.logprobs.as_ref().map(|told| told[first as usize].clone());
-        Event::Tokens { first, ids, gpu: TOKEN_TIME, logprobs: told.into_iter().collect() }
+        Event::Tokens {
+            first,
+            ids,
+            gpu: TOKEN_TIME,
+            logprobs: told.into_iter().collect(),
+            cached: 0,
+        }
     }
 
     fn gpu(&self) -> GpuTime {

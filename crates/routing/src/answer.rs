@@ -71,6 +71,8 @@ struct Spent {
     cost: NanoUsd,
     /// The worker said that this is all.
     complete: bool,
+    /// Nothing was produced before it.
+    begins: bool,
 }
 
 /// A sequence on a worker.
@@ -157,7 +159,7 @@ impl Answer {
             stop: None,
             used: Used { usage, ..Used::default() },
             before: Default::default(),
-            here: Spent::default(),
+            here: Spent { begins: true, ..Spent::default() },
             ahead: None,
         })
     }
@@ -275,11 +277,12 @@ impl Answer {
             }
         };
         match event {
-            Some(Event::Tokens { first, ids, gpu, logprobs }) => {
+            Some(Event::Tokens { first, ids, gpu, logprobs, cached }) => {
                 let vocabulary = self.site.vocabulary;
                 match evidence::fresh(&self.start, vocabulary, first, (ids, logprobs)) {
                     Ok((ids, logprobs)) => {
                         self.book(gpu);
+                        self.hear_cached(cached);
                         Ok(self.deliver(ids, logprobs))
                     }
                     Err(lie) => self.catch_out(&lie).map(|()| None),
@@ -359,12 +362,16 @@ impl Answer {
         self.here.gpu = usage.gpu;
         self.here.times = usage.times;
         self.here.complete = true;
-        if self.before.0.is_empty() {
-            // A later worker speaks of what it computed again, which is not the tenant's.
-            let cached = usage.cached_tokens.min(self.used.usage.prompt_tokens);
-            self.used.usage.cached_tokens = cached;
-        }
+        self.hear_cached(usage.cached_tokens);
         self.sum_up();
+    }
+
+    /// How much of the prompt came from a cache, where it was computed for the tenant. A later worker speaks of what it
+    /// computed again.
+    fn hear_cached(&mut self, cached: u32) {
+        if self.here.begins {
+            self.used.usage.cached_tokens = cached.min(self.used.usage.prompt_tokens);
+        }
     }
 
     fn sum_up(&mut self) {
@@ -396,7 +403,7 @@ impl Answer {
             control.stop(reason);
         }
         self.site = placed.site.clone();
-        self.here = Spent::default();
+        self.here = Spent { begins: true, ..Spent::default() };
         self.ahead = None;
         self.running = Some(Running::new(placed, None));
     }
@@ -485,6 +492,7 @@ impl Answer {
         let placed = self.router.place(&wanted).await?;
         self.ahead = None;
         self.site = placed.site.clone();
+        self.here.begins = self.start.generated.is_empty();
         self.running = Some(Running::new(placed, None));
         Ok(())
     }

@@ -239,8 +239,8 @@ async fn next_wish(wishes: &mut Option<Wishes>) -> Option<(u32, Option<FinishRea
 
 fn told(event: EngineEvent) -> Event {
     match event {
-        EngineEvent::Tokens { first, ids, gpu, logprobs } => {
-            Event::Tokens { first, ids, gpu, logprobs }
+        EngineEvent::Tokens { first, ids, gpu, logprobs, cached } => {
+            Event::Tokens { first, ids, gpu, logprobs, cached }
         }
         EngineEvent::Finished { reason, usage } => Event::Finished { reason, usage },
         EngineEvent::Failed { failure, usage } => {

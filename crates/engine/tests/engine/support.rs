@@ -99,7 +99,7 @@ pub(crate) async fn collect(sequence: &mut Sequence) -> Answer {
         let event = tokio::time::timeout(DEADLINE, sequence.next()).await;
         let event = event.expect("the engine makes progress");
         match event.expect("a sequence ends with an event that says so") {
-            Event::Tokens { first, ids: more, gpu: time, logprobs: told } => {
+            Event::Tokens { first, ids: more, gpu: time, logprobs: told, .. } => {
                 let start = *start.get_or_insert(first);
                 assert_eq!(first as usize, start as usize + ids.len(), "no gaps");
                 assert!(!more.is_empty());

@@ -13,7 +13,7 @@ use crate::{files, info, job, read};
 
 fn tokens(start: &Start, ids: Vec<u32>) -> Event {
     let first = start.generated.len() as u32;
-    Event::Tokens { first, ids, gpu: GpuTime::from_nanos(1), logprobs: Vec::new() }
+    Event::Tokens { first, ids, gpu: GpuTime::from_nanos(1), logprobs: Vec::new(), cached: 0 }
 }
 
 type Lie = fn(&Start) -> Result<Play, WorkerError>;
@@ -22,7 +22,13 @@ const LIES: &[(&str, Lie)] = &[
     ("unknown tokens", |start| then_silence(vec![tokens(start, vec![1_000_000])])),
     ("a gap", |_| {
         let gpu = GpuTime::ZERO;
-        then_silence(vec![Event::Tokens { first: 99, ids: vec![1], gpu, logprobs: Vec::new() }])
+        then_silence(vec![Event::Tokens {
+            first: 99,
+            ids: vec![1],
+            gpu,
+            logprobs: Vec::new(),
+            cached: 0,
+        }])
     }),
     ("too much", |start| then_silence(vec![tokens(start, vec![1; 5000])])),
     ("an end without a reason", |_| {
@@ -79,7 +85,7 @@ async fn time_that_did_not_pass_is_not_billed() {
         let usage = Usage { gpu: GpuTime::from_nanos(u64::MAX), ..Usage::default() };
         let reason = FinishReason::Stop;
         let gpu = GpuTime::from_nanos(u64::MAX);
-        let token = Event::Tokens { first: 0, ids: vec![1], gpu, logprobs: Vec::new() };
+        let token = Event::Tokens { first: 0, ids: vec![1], gpu, logprobs: Vec::new(), cached: 0 };
         assert!(start.generated.is_empty());
         then_silence(vec![token, Event::Finished { reason, usage }])
     };

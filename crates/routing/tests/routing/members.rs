@@ -88,6 +88,7 @@ async fn a_leaving_worker_hands_over_to_one_that_has_its_blocks() {
                 ids: ids.to_vec(),
                 gpu: GpuTime::ZERO,
                 logprobs: Vec::new(),
+                cached: 0,
             };
             let end = if known == 0 {
                 Event::HandedOver { usage: Usage::default() }
@@ -146,7 +147,13 @@ async fn prompts_go_where_their_prefix_is() {
     let play = |start: &proto::Start| {
         crate::actor::then_silence({
             let first = start.generated.len() as u32;
-            vec![Event::Tokens { first, ids: vec![1], gpu: GpuTime::ZERO, logprobs: Vec::new() }]
+            vec![Event::Tokens {
+                first,
+                ids: vec![1],
+                gpu: GpuTime::ZERO,
+                logprobs: Vec::new(),
+                cached: 0,
+            }]
         })
     };
     let slow = |actor: &Actor| {
@@ -177,8 +184,13 @@ async fn a_worker_that_lost_a_sequence_is_asked_how_it_is_though_it_has_nothing_
         let reason = domain::FinishReason::Length;
         let finished = Event::Finished { reason, usage: Usage::default() };
         let breaks = first.swap(false, std::sync::atomic::Ordering::SeqCst);
-        let tokens =
-            Event::Tokens { first: 0, ids: vec![7], gpu: GpuTime::ZERO, logprobs: Vec::new() };
+        let tokens = Event::Tokens {
+            first: 0,
+            ids: vec![7],
+            gpu: GpuTime::ZERO,
+            logprobs: Vec::new(),
+            cached: 0,
+        };
         let events = if breaks { vec![lost] } else { vec![tokens, finished] };
         Ok(stream::iter(events).boxed())
     });
@@ -192,4 +204,41 @@ async fn a_worker_that_lost_a_sequence_is_asked_how_it_is_though_it_has_nothing_
     let mut answer = router.dispatch(&job(1), 1).await.unwrap();
 
     assert_eq!(read(&mut answer).await.unwrap().0, [7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cache_held_counts_though_the_worker_that_had_it_vanishes() {
+    let actor = Actor::new(|start| {
+        let known = start.generated.len() as u32;
+        let cached = if known == 0 { 2 } else { 1 };
+        let tokens = Event::Tokens {
+            first: known,
+            ids: vec![7],
+            gpu: GpuTime::ZERO,
+            logprobs: Vec::new(),
+            cached,
+        };
+        let end = if known == 0 {
+            Event::lost(WorkerError::Unreachable("it vanished".to_owned()))
+        } else {
+            let usage = Usage { cached_tokens: 3, ..Usage::default() };
+            Event::Finished { reason: domain::FinishReason::Length, usage }
+        };
+        Ok(stream::iter([tokens, end]).boxed())
+    });
+    let router =
+        Router::new([("w".to_owned(), actor as Arc<dyn Worker>)], RouterSettings::default());
+    let _following = router.follow();
+    while !router.is_ready() {
+        router.changed().await;
+    }
+
+    let mut answer = router.dispatch(&job(2), 2).await.unwrap();
+
+    assert_eq!(read(&mut answer).await.unwrap().0, [7, 7]);
+    assert_eq!(
+        answer.used().usage.cached_tokens,
+        2,
+        "what the second one found it had computed again"
+    );
 }

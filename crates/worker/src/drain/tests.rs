@@ -31,7 +31,7 @@ async fn run(mut seat: Seat, max_output: u32, pace: Duration) -> Option<Duration
             () = tokio::time::sleep(pace) => {}
         }
         let gpu = GpuTime::from_nanos(1_000_000);
-        seat.saw(Event::Tokens { first, ids: vec![1], gpu, logprobs: Vec::new() });
+        seat.saw(Event::Tokens { first, ids: vec![1], gpu, logprobs: Vec::new(), cached: 0 });
     }
     let usage = Usage::default();
     seat.saw(Event::Finished { reason: FinishReason::Length, usage });
@@ -92,7 +92,7 @@ async fn a_sequence_that_turns_out_slower_than_it_was_goes_after_all() {
     let mut seat = drain.seat(&start(10, 400));
     let says = |first| {
         let gpu = GpuTime::from_nanos(1);
-        Event::Tokens { first, ids: vec![1], gpu, logprobs: Vec::new() }
+        Event::Tokens { first, ids: vec![1], gpu, logprobs: Vec::new(), cached: 0 }
     };
     for first in 0..10 {
         tokio::time::sleep(PACE / 5).await;
@@ -116,7 +116,7 @@ async fn a_sequence_that_waits_to_be_paid_for_is_handed_over_too() {
     let drain = drain();
     let mut seat = drain.seat(&Start { allowance: 1, ..start(10, 2) });
     let gpu = GpuTime::from_nanos(1);
-    seat.saw(Event::Tokens { first: 0, ids: vec![1], gpu, logprobs: Vec::new() });
+    seat.saw(Event::Tokens { first: 0, ids: vec![1], gpu, logprobs: Vec::new(), cached: 0 });
 
     let began = Instant::now();
     drain.leave(Some(Duration::from_secs(20)), PATIENCE);

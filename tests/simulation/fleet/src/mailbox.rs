@@ -87,7 +87,7 @@ impl Mailbox {
         let gpu = std::mem::take(&mut inside.gpu);
         let first = inside.first;
         inside.first += ids.len() as u32;
-        Some(Event::Tokens { first, ids, gpu, logprobs: Vec::new() })
+        Some(Event::Tokens { first, ids, gpu, logprobs: Vec::new(), cached: 0 })
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
