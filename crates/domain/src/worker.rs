@@ -95,6 +95,9 @@ pub struct Accounts {
     /// `platform.abandoned`: billable time of sequences whose end nobody read, so that nobody can be
     /// billed: the reader or its connection vanished.
     pub abandoned: GpuTime,
+    /// `platform.hedge`: billable time of sequences that were waived because another worker, asked for the same
+    /// answer, was faster. One whose worker cannot be told so any more is abandoned.
+    pub hedge: GpuTime,
     /// All of it.
     pub wall: GpuTime,
 }
@@ -102,8 +105,9 @@ pub struct Accounts {
 impl Accounts {
     /// The sum over all owners; equal to `wall`.
     pub fn owned(&self) -> GpuTime {
-        let Self { requests, idle, overhead, preemption, migration, abandoned, wall: _ } = *self;
-        requests + idle + overhead + preemption + migration + abandoned
+        let Self { requests, idle, overhead, preemption, migration, abandoned, hedge, wall: _ } =
+            *self;
+        requests + idle + overhead + preemption + migration + abandoned + hedge
     }
 }
 

@@ -11,10 +11,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{GpuTime, ProjectId, Share};
+use domain::{ProjectId, Share};
 
 use crate::Refusal;
 use crate::fair::queue_share;
+use crate::ledger::WrittenOff;
 use crate::running::Arrival;
 
 /// Shared by all handles, all sequences and the step thread.
@@ -43,8 +44,8 @@ pub(crate) struct Orders {
     pub(crate) draining: bool,
     /// End the thread at the next step boundary.
     pub(crate) shutdown: bool,
-    /// Billable time of sequences whose end nobody will read, since the last look.
-    pub(crate) abandoned: GpuTime,
+    /// Billable time of sequences that nobody is to be billed for, since the last look.
+    pub(crate) written_off: WrittenOff,
 }
 
 impl std::fmt::Debug for Inbox {
@@ -105,10 +106,10 @@ impl Inbox {
         self.ring_locked(&mut queue);
     }
 
-    /// Tells the step thread of time that nobody will hear of.
-    pub(crate) fn abandon(&self, time: GpuTime) {
+    /// Tells the step thread of time that nobody is to be billed for.
+    pub(crate) fn write_off(&self, time: WrittenOff) {
         let mut queue = self.lock();
-        queue.orders.abandoned += time;
+        queue.orders.written_off += time;
         self.ring_locked(&mut queue);
     }
 
@@ -117,7 +118,7 @@ impl Inbox {
         let mut queue = self.lock();
         queue.rung = false;
         let orders = queue.orders;
-        queue.orders.abandoned = GpuTime::ZERO;
+        queue.orders.written_off = WrittenOff::default();
         orders
     }
 

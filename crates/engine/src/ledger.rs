@@ -16,6 +16,24 @@ pub(crate) struct Ledger {
     mark: Instant,
 }
 
+/// Billable time that nobody is to be billed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "time that is written off has to be booked"]
+pub(crate) struct WrittenOff {
+    /// Nobody read of it.
+    pub(crate) abandoned: GpuTime,
+    /// Another worker was faster.
+    pub(crate) hedge: GpuTime,
+}
+
+impl std::ops::AddAssign for WrittenOff {
+    fn add_assign(&mut self, more: Self) {
+        let Self { abandoned, hedge } = more;
+        self.abandoned += abandoned;
+        self.hedge += hedge;
+    }
+}
+
 /// Where a ledger reads the time.
 #[derive(Clone, Default)]
 pub(crate) enum Clock {
@@ -91,8 +109,15 @@ impl Ledger {
 
     /// Writes off time that was booked on sequences: nobody will hear of it.
     pub(crate) fn abandon(&mut self, time: GpuTime) {
-        self.accounts.requests = self.accounts.requests - time;
-        self.accounts.abandoned += time;
+        self.write_off(WrittenOff { abandoned: time, ..WrittenOff::default() });
+    }
+
+    /// Writes off time that was booked on sequences.
+    pub(crate) fn write_off(&mut self, time: WrittenOff) {
+        let WrittenOff { abandoned, hedge } = time;
+        self.accounts.requests = self.accounts.requests - abandoned - hedge;
+        self.accounts.abandoned += abandoned;
+        self.accounts.hedge += hedge;
     }
 
     fn lap(&mut self) -> GpuTime {

@@ -5,8 +5,9 @@
 //! once and then at most every [`wake_interval`]: many fast sequences would otherwise spend more on waking
 //! readers than on computing. A reader on whom the sequence waits is always woken.
 //!
-//! Promise: a sequence's end is either read or written off, never both and never neither, whichever side
-//! lets go first.
+//! Promise: a sequence's time is either its reader's or written off, never both and never neither, whichever side
+//! lets go first. It is written off as abandoned where nobody reads its end, and as a hedge's where its reader
+//! says so, even after that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::attribution::Phase;
 use crate::inbox::Inbox;
+use crate::ledger::WrittenOff;
 use crate::{Event, Failure};
 
 /// The receiving end of a running sequence. Dropping it cancels the sequence; if its end was not read, its
@@ -58,17 +60,41 @@ impl Sequence {
             self.inbox.ring();
         }
     }
+
+    /// Ends the sequence as `stop` does, because another worker was faster: what it took is a hedge's, even if it
+    /// ended by itself before, and even if that was read.
+    pub fn waive(&self) {
+        let mut mailbox = self.line.lock();
+        if std::mem::replace(&mut mailbox.waived, true) {
+            return;
+        }
+        let hedge = match &mailbox.end {
+            // The step thread ends it, and then knows whose it is.
+            End::Open => {
+                mailbox.stop.get_or_insert(FinishReason::Cancelled);
+                drop(mailbox);
+                return self.inbox.ring();
+            }
+            End::Due(event) => billable(event),
+            End::Read(time) => *time,
+            End::WrittenOff => return,
+        };
+        drop(mailbox);
+        self.inbox.write_off(WrittenOff { hedge, ..WrittenOff::default() });
+    }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
         let mut mailbox = self.line.lock();
         mailbox.gone = true;
-        match std::mem::replace(&mut mailbox.end, End::Over) {
-            End::Over => {}
+        match std::mem::replace(&mut mailbox.end, End::WrittenOff) {
+            End::Read(_) | End::WrittenOff => {}
+            End::Due(_) if mailbox.waived => {}
             End::Due(event) => {
                 drop(mailbox);
-                self.inbox.abandon(event.usage().map_or(GpuTime::ZERO, |usage| usage.gpu));
+                let abandoned = billable(&event);
+                self.inbox.write_off(WrittenOff { abandoned, ..WrittenOff::default() });
             }
             // The step thread ends it, and then knows that nobody reads.
             End::Open => {
@@ -116,6 +142,7 @@ pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequenc
         allowance,
         stop: None,
         gone: false,
+        waived: false,
         end: End::Open,
     };
     let line = Arc::new(Line { mailbox: Mutex::new(mailbox), changed: Notify::new() });
@@ -181,16 +208,14 @@ impl Outlet {
         }
     }
 
-    /// Ends the sequence. Returns the billable time that is now nobody's, because nobody will read of it.
-    #[must_use = "abandoned time has to be booked"]
-    pub(crate) fn finish(mut self, reason: FinishReason) -> GpuTime {
+    /// Ends the sequence. Returns the billable time that is now not its reader's.
+    pub(crate) fn finish(mut self, reason: FinishReason) -> WrittenOff {
         let usage = self.final_usage();
         self.end(Event::Finished { reason, usage })
     }
 
     /// The same for a sequence that cannot go on.
-    #[must_use = "abandoned time has to be booked"]
-    pub(crate) fn fail(mut self, failure: Failure) -> GpuTime {
+    pub(crate) fn fail(mut self, failure: Failure) -> WrittenOff {
         let usage = self.final_usage();
         self.end(Event::Failed { failure, usage })
     }
@@ -208,16 +233,22 @@ impl Outlet {
         }
     }
 
-    fn end(&self, event: Event) -> GpuTime {
+    fn end(&self, event: Event) -> WrittenOff {
         let mut mailbox = self.line.lock();
+        let gpu = self.usage.gpu;
+        let written_off = match (mailbox.waived, mailbox.gone) {
+            (true, _) => WrittenOff { hedge: gpu, ..WrittenOff::default() },
+            (false, true) => WrittenOff { abandoned: gpu, ..WrittenOff::default() },
+            (false, false) => WrittenOff::default(),
+        };
         if mailbox.gone {
-            mailbox.end = End::Over;
-            return self.usage.gpu;
+            mailbox.end = End::WrittenOff;
+            return written_off;
         }
         mailbox.end = End::Due(event);
         drop(mailbox);
         self.line.changed.notify_one();
-        GpuTime::ZERO
+        written_off
     }
 }
 
@@ -255,6 +286,8 @@ struct Mailbox {
     stop: Option<FinishReason>,
     /// Nobody reads any more.
     gone: bool,
+    /// Another worker was faster. Its time is written off if it has ended, and will be if it has not.
+    waived: bool,
     end: End,
 }
 
@@ -262,8 +295,10 @@ struct Mailbox {
 enum End {
     Open,
     Due(Event),
-    /// Read, or written off.
-    Over,
+    /// Read: so much of it was billable.
+    Read(GpuTime),
+    /// Nobody can read it any more.
+    WrittenOff,
 }
 
 enum Taken {
@@ -282,15 +317,26 @@ impl Mailbox {
             self.first += ids.len() as u32;
             return Taken::Event(Event::Tokens { first, ids, gpu, logprobs, cached: self.cached });
         }
-        match std::mem::replace(&mut self.end, End::Over) {
-            End::Due(event) => Taken::Event(event),
-            End::Over => Taken::Over,
+        match std::mem::replace(&mut self.end, End::WrittenOff) {
+            End::Due(event) => {
+                self.end = End::Read(billable(&event));
+                Taken::Event(event)
+            }
             End::Open => {
                 self.end = End::Open;
                 Taken::Nothing
             }
+            over @ (End::Read(_) | End::WrittenOff) => {
+                self.end = over;
+                Taken::Over
+            }
         }
     }
+}
+
+/// The billable time that a last event tells of.
+fn billable(event: &Event) -> GpuTime {
+    event.usage().map_or(GpuTime::ZERO, |usage| usage.gpu)
 }
 
 /// How often one of `readers` readers is woken at most, so that waking all of them takes a bounded part of

@@ -157,7 +157,7 @@ impl StepLoop {
     /// Looks at everything once and computes a step, or waits for something to do; whether to go on.
     fn pass(&mut self) -> bool {
         self.orders = self.inbox.orders();
-        self.ledger.abandon(self.orders.abandoned);
+        self.ledger.write_off(self.orders.written_off);
         if self.orders.shutdown {
             self.ledger.book_overhead();
             self.tell(&[], true);
@@ -360,13 +360,13 @@ impl StepLoop {
         self.conclude(running.outlet, end);
     }
 
-    /// Sends the last event, or writes the sequence's time off if nobody reads any more.
+    /// Sends the last event; writes the sequence's time off if nobody reads any more, or if it was waived.
     fn conclude(&mut self, outlet: Outlet, end: End) {
-        let abandoned = match end {
+        let written_off = match end {
             End::Finished(reason) => outlet.finish(reason),
             End::Failed(failure) => outlet.fail(failure),
         };
-        self.ledger.abandon(abandoned);
+        self.ledger.write_off(written_off);
     }
 
     /// Reports the state if something but the time changed, if the last report is old, or if `now`.

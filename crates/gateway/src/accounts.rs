@@ -43,6 +43,7 @@ impl Accounts {
                 preemption: accounts.preemption,
                 migration: accounts.migration,
                 abandoned: accounts.abandoned,
+                hedge: accounts.hedge,
                 wall: accounts.wall,
             })
         });

@@ -214,6 +214,8 @@ struct Call {
     requests: Option<mpsc::Sender<wire::GenerateRequest>>,
     /// `None` after the last event.
     responses: Option<Streaming<wire::GenerateResponse>>,
+    /// It ended otherwise than wished; whoever reads it lets go of it at once, and may waive it before.
+    broken: bool,
     _using: Using,
 }
 
@@ -224,7 +226,7 @@ fn events(
     using: Using,
 ) -> impl Stream<Item = Event> + Send {
     let (requests, responses) = (Some(requests), Some(responses));
-    let call = Call { wishes, requests, responses, _using: using };
+    let call = Call { wishes, requests, responses, broken: false, _using: using };
     stream::unfold(call, |mut call| async move {
         let event = call.next().await?;
         Some((event, call))
@@ -234,9 +236,18 @@ fn events(
 impl Call {
     /// The next event. Exactly one last event ends the call, whatever the connection does.
     async fn next(&mut self) -> Option<Event> {
-        let event = self.receive().await?;
-        if !matches!(event, Event::Tokens { .. }) {
+        if self.broken {
+            if self.wishes.are_to_waive() {
+                pass_on(Some((0, None)), true, &mut self.requests).await;
+            }
             self.end();
+            return None;
+        }
+        let event = self.receive().await?;
+        match event {
+            Event::Tokens { .. } => {}
+            Event::Finished { .. } => self.end(),
+            Event::HandedOver { .. } | Event::Failed { .. } => self.broken = true,
         }
         Some(event)
     }
@@ -247,7 +258,10 @@ impl Call {
         loop {
             tokio::select! {
                 biased;
-                wish = wishes.next(), if requests.is_some() => pass_on(wish, requests).await,
+                wish = wishes.next(), if requests.is_some() => {
+                    let waived = wishes.are_to_waive();
+                    pass_on(wish, waived, requests).await;
+                }
                 response = responses.message() => return Some(match response {
                     Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::lost),
                     Ok(None) => Event::lost(WorkerError::Unreachable("the stream ended early".to_owned())),
@@ -263,15 +277,26 @@ impl Call {
     /// for them for mistakes of the other side, and gives a connection up after a thousand of those.
     fn end(&mut self) {
         self.requests = None;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if let Some(mut responses) = self.responses.take() {
             // Nobody waits for it: it is bounded, and changes nothing but the connection's books.
-            tokio::spawn(async move { tokio::time::timeout(END_LIMIT, responses.message()).await });
+            runtime
+                .spawn(async move { tokio::time::timeout(END_LIMIT, responses.message()).await });
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.broken {
+            self.end();
         }
     }
 }
 
 async fn pass_on(
     wish: Option<(u32, Option<domain::FinishReason>)>,
+    waived: bool,
     requests: &mut Option<mpsc::Sender<wire::GenerateRequest>>,
 ) {
     use wire::generate_request::Kind;
@@ -280,6 +305,7 @@ async fn pass_on(
             *requests = None;
             return;
         }
+        Some(_) if waived => Kind::Waive(wire::Waive {}),
         Some((_, Some(reason))) => {
             Kind::Stop(wire::Stop { reason: wire::FinishReason::from(reason).into() })
         }

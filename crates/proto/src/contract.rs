@@ -1,7 +1,7 @@
 //! The contract itself, in the words of the domain.
 //!
 //! A [`Generation`] is one sequence on one worker. Reading it yields tokens and, last, how it
-//! ended; dropping it cancels the sequence. Its lease is steered through [`Control`], which never
+//! ended; dropping it cancels the sequence, and waiving it says also that nobody wants what it did. Its lease is steered through [`Control`], which never
 //! blocks: only the latest wish counts.
 
 use std::pin::Pin;
@@ -219,6 +219,8 @@ pub(crate) struct Wish {
     pub(crate) allowance: u32,
     /// End now, for this reason.
     pub(crate) stop: Option<FinishReason>,
+    /// What it takes is nobody's but `platform.hedge`'s.
+    pub(crate) waived: bool,
 }
 
 /// Steers one sequence. Cheap to clone; never blocks.
@@ -230,7 +232,7 @@ pub struct Control {
 impl Control {
     /// A control, and where its wishes arrive.
     pub(crate) fn new(allowance: u32) -> (Self, watch::Receiver<Wish>) {
-        let (sender, receiver) = watch::channel(Wish { allowance, stop: None });
+        let (sender, receiver) = watch::channel(Wish { allowance, ..Wish::default() });
         (Self { wish: Arc::new(sender) }, receiver)
     }
 
@@ -251,6 +253,14 @@ impl Control {
             first
         });
     }
+
+    /// Ends the sequence at its next step, and says that another worker was faster.
+    pub(crate) fn waive(&self) {
+        self.wish.send_if_modified(|wish| {
+            wish.stop = wish.stop.or(Some(FinishReason::Cancelled));
+            !std::mem::replace(&mut wish.waived, true)
+        });
+    }
 }
 
 /// Where a worker reads the wishes for one sequence.
@@ -265,9 +275,14 @@ impl Wishes {
         let wish = *self.0.borrow_and_update();
         Some((wish.allowance, wish.stop))
     }
+
+    /// Whether what the sequence takes, or took, is to be booked on [`Accounts::hedge`]. It is to stop as well.
+    pub fn are_to_waive(&self) -> bool {
+        self.0.borrow().waived
+    }
 }
 
-/// One sequence on one worker. Dropping it cancels the sequence.
+/// One sequence on one worker. Dropping it cancels the sequence, and what it took is [`Accounts::abandoned`].
 pub struct Generation {
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     control: Control,
@@ -282,7 +297,7 @@ impl Generation {
         S: Stream<Item = Event> + Send + 'static,
     {
         let (control, wishes) = Control::new(allowance);
-        Self { events: Box::pin(events(Wishes(wishes))), control }
+        Self { events: Box::pin(events(Wishes(wishes)).fuse()), control }
     }
 
     /// The next event; `None` after the last one.
@@ -294,7 +309,25 @@ impl Generation {
     pub fn control(&self) -> Control {
         self.control.clone()
     }
+
+    /// Gives the sequence up because another worker was faster: it ends at its next step, and what it took is
+    /// [`Accounts::hedge`], not the requests'. Returns at once.
+    ///
+    /// A worker that is lost before it hears of it, or that nobody can tell any more because this process ends,
+    /// books it as if it was dropped: [`Accounts::abandoned`].
+    pub fn waive(mut self) {
+        self.control.waive();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        // A wish is passed on by whoever reads. Nobody waits for it: it is bounded, and after it there is nothing
+        // left but the books.
+        runtime.spawn(tokio::time::timeout(WAIVE_LIMIT, async move {
+            while self.next().await.is_some() {}
+        }));
+    }
 }
+
+/// How long the end of a sequence that was waived is waited for: a worker that has heard of it by then cancels it.
+const WAIVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a worker pushes about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -242,7 +242,7 @@ impl TryFrom<wire::WorkerState> for WorkerState {
 
 impl From<Accounts> for wire::Accounts {
     fn from(accounts: Accounts) -> Self {
-        let Accounts { requests, idle, overhead, preemption, migration, abandoned, wall } =
+        let Accounts { requests, idle, overhead, preemption, migration, abandoned, hedge, wall } =
             accounts;
         Self {
             requests_nanos: requests.nanos(),
@@ -252,6 +252,7 @@ impl From<Accounts> for wire::Accounts {
             preemption_nanos: preemption.nanos(),
             migration_nanos: migration.nanos(),
             abandoned_nanos: abandoned.nanos(),
+            hedge_nanos: hedge.nanos(),
         }
     }
 }
@@ -265,6 +266,7 @@ impl From<wire::Accounts> for Accounts {
             preemption: GpuTime::from_nanos(accounts.preemption_nanos),
             migration: GpuTime::from_nanos(accounts.migration_nanos),
             abandoned: GpuTime::from_nanos(accounts.abandoned_nanos),
+            hedge: GpuTime::from_nanos(accounts.hedge_nanos),
             wall: GpuTime::from_nanos(accounts.wall_nanos),
         }
     }
@@ -473,7 +475,8 @@ mod tests {
                 preemption: nanos(4),
                 migration: nanos(5),
                 abandoned: nanos(6),
-                wall: nanos(21),
+                hedge: nanos(7),
+                wall: nanos(28),
             },
             attribution_error_ppm: 41_000,
             running: 7,

@@ -183,6 +183,8 @@ impl Worker for ScriptedWorker {
             pace: self.pace,
             fail_after: fail_after.unwrap_or(u32::MAX),
             stop: None,
+            deaf: false,
+            written_off: false,
             ended: false,
             times: Times { recompute, ..Times::default() },
             seat,
@@ -260,7 +262,10 @@ impl Worker for ScriptedWorker {
 }
 
 /// One place among the sequences that run, and its books. Dropping it frees the place.
-struct Seat(Arc<Load>);
+struct Seat {
+    load: Arc<Load>,
+    taken: bool,
+}
 
 impl Seat {
     fn take(load: &Arc<Load>, capacity: u32) -> Option<Self> {
@@ -269,26 +274,41 @@ impl Seat {
         });
         taken.ok()?;
         load.changed.send_replace(());
-        Some(Self(Arc::clone(load)))
+        Some(Self { load: Arc::clone(load), taken: true })
+    }
+
+    /// Frees the place; its books are open as long as its sequence may be read.
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.taken) {
+            self.load.running.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.load.changed.send_replace(());
     }
 
     /// Books time on tokens that another worker produced.
     fn catch_up(&self, time: GpuTime) {
-        let accounts = &mut self.0.books().accounts;
+        let accounts = &mut self.load.books().accounts;
         accounts.migration += time;
         accounts.wall += time;
     }
 
     /// Books time on tokens of its own.
     fn work(&self, time: GpuTime) {
-        let accounts = &mut self.0.books().accounts;
+        let accounts = &mut self.load.books().accounts;
         accounts.requests += time;
         accounts.wall += time;
     }
 
+    /// Another worker was faster.
+    fn waive(&self, time: GpuTime) {
+        let accounts = &mut self.load.books().accounts;
+        accounts.requests = accounts.requests - time;
+        accounts.hedge += time;
+    }
+
     /// Nobody will read what it used.
     fn abandon(&self, time: GpuTime) {
-        let accounts = &mut self.0.books().accounts;
+        let accounts = &mut self.load.books().accounts;
         accounts.requests = accounts.requests - time;
         accounts.abandoned += time;
     }
@@ -296,8 +316,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.send_replace(());
+        self.leave();
     }
 }
 
@@ -315,6 +334,10 @@ struct Script {
     pace: Duration,
     fail_after: u32,
     stop: Option<FinishReason>,
+    /// Nobody wishes anything any more.
+    deaf: bool,
+    /// What it used is no longer the requests'.
+    written_off: bool,
     ended: bool,
     times: Times,
     seat: Seat,
@@ -330,11 +353,16 @@ impl Script {
 
     async fn next(&mut self, wishes: &mut Wishes) -> Option<Event> {
         if self.ended {
+            self.heed_waive(wishes);
             return None;
         }
         self.wait_for_turn(wishes).await;
+        self.heed_waive(wishes);
         let event = self.event();
         self.ended = !matches!(event, Event::Tokens { .. });
+        if self.ended {
+            self.seat.leave();
+        }
         Some(event)
     }
 
@@ -348,16 +376,26 @@ impl Script {
             let blocked = !at_end && self.produced >= self.allowance;
             tokio::select! {
                 biased;
-                wish = wishes.next(), if self.stop.is_none() => match wish {
+                wish = wishes.next(), if !self.deaf => match wish {
                     Some((allowance, stop)) => {
                         self.allowance = self.allowance.max(allowance);
                         self.stop = stop;
                     }
-                    None => self.stop = Some(FinishReason::Cancelled),
+                    None => {
+                        self.stop = self.stop.or(Some(FinishReason::Cancelled));
+                        self.deaf = true;
+                    }
                 },
                 () = &mut pause, if paused => paused = false,
                 () = std::future::ready(()), if self.stop.is_some() || !(blocked || paused) => return,
             }
+        }
+    }
+
+    /// Books what it used on another account if its reader has said so, at its end or after it.
+    fn heed_waive(&mut self, wishes: &Wishes) {
+        if wishes.are_to_waive() && !std::mem::replace(&mut self.written_off, true) {
+            self.seat.waive(self.gpu());
         }
     }
 
@@ -369,6 +407,7 @@ impl Script {
         }
         if self.produced - self.first >= self.fail_after {
             // A worker that vanishes tells nobody what it did.
+            self.written_off = true;
             self.seat.abandon(self.gpu());
             return Event::lost(WorkerError::Unreachable("scripted break".to_owned()));
         }
@@ -406,7 +445,7 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && !self.written_off {
             self.seat.abandon(self.gpu());
         }
     }

@@ -135,12 +135,14 @@ impl wire::worker_server::Worker for Service {
         let start = Start::try_from(first(&mut requests).await?)?;
         let generation = self.worker.generate(start).await?;
         let control = generation.control();
-        let call = Call { generation, control, requests: Some(requests) };
+        let call = Call { generation, control, requests: Some(requests), over: false };
         let responses = stream::unfold(call, |mut call| async move {
-            let Some(event) = call.next().await else {
+            let event = if call.over { None } else { call.next().await };
+            let Some(event) = event else {
                 call.end().await;
                 return None;
             };
+            call.over = !matches!(event, Event::Tokens { .. });
             Some((Ok(event.into()), call))
         });
         Ok(Response::new(responses.boxed()))
@@ -226,6 +228,8 @@ struct Call {
     control: Control,
     /// `None` once the caller has said all it will say; the sequence still runs to its end.
     requests: Option<Streaming<wire::GenerateRequest>>,
+    /// The last event was told.
+    over: bool,
 }
 
 impl Call {
@@ -235,7 +239,7 @@ impl Call {
             tokio::select! {
                 event = self.generation.next() => return event,
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.apply(&request),
+                    Ok(Some(request)) => apply(&self.control, &request),
                     Ok(None) | Err(_) => self.requests = None,
                 },
             }
@@ -244,25 +248,33 @@ impl Call {
 
     /// Waits until the caller, who has the last event by now, has said that it says no more.
     ///
-    /// A call that ends before that is reset, which HTTP/2 bears only so often; see the caller's side.
+    /// A call that ends before that is reset, which HTTP/2 bears only so often; see the caller's side. And the
+    /// caller may waive what has ended by itself meanwhile.
     async fn end(&mut self) {
-        let Some(requests) = &mut self.requests else { return };
-        let said_all = async { while let Ok(Some(_)) = requests.message().await {} };
+        let Self { generation, control, requests: Some(requests), .. } = self else { return };
+        let said_all = async {
+            while let Ok(Some(request)) = requests.message().await {
+                apply(control, &request);
+            }
+            // Nothing follows, but wishes are heard by reading.
+            generation.next().await
+        };
         // A caller that does not say so loses the connection sooner or later, and nothing else.
         let _ = tokio::time::timeout(END_LIMIT, said_all).await;
     }
+}
 
-    fn apply(&self, request: &wire::GenerateRequest) {
-        use wire::generate_request::Kind;
-        match &request.kind {
-            Some(Kind::Extend(extend)) => self.control.extend(extend.allowance),
-            Some(Kind::Stop(stop)) => {
-                let reason = finish_reason(stop.reason).unwrap_or(domain::FinishReason::Cancelled);
-                self.control.stop(reason);
-            }
-            // A second start, or something newer than we are, changes nothing.
-            Some(Kind::Start(_)) | None => {}
+fn apply(control: &Control, request: &wire::GenerateRequest) {
+    use wire::generate_request::Kind;
+    match &request.kind {
+        Some(Kind::Extend(extend)) => control.extend(extend.allowance),
+        Some(Kind::Stop(stop)) => {
+            let reason = finish_reason(stop.reason).unwrap_or(domain::FinishReason::Cancelled);
+            control.stop(reason);
         }
+        Some(Kind::Waive(wire::Waive {})) => control.waive(),
+        // A second start, or something newer than we are, changes nothing.
+        Some(Kind::Start(_)) | None => {}
     }
 }
 

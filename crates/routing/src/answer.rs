@@ -394,7 +394,7 @@ impl Answer {
         }
     }
 
-    /// The second worker goes on in the place of the first, which is told so by being dropped.
+    /// The second worker goes on in the place of the first, whose time is nobody's but ours.
     fn change_horses(&mut self, placed: Placed) {
         tracing::debug!(request = %self.start.request, worker = %self.worker(), "overtaken");
         let control = placed.generation.control();
@@ -405,7 +405,9 @@ impl Answer {
         self.site = placed.site.clone();
         self.here = Spent { begins: true, ..Spent::default() };
         self.ahead = None;
-        self.running = Some(Running::new(placed, None));
+        if let Some(slower) = self.running.replace(Running::new(placed, None)) {
+            slower.placed.generation.waive();
+        }
     }
 
     fn look_ahead(&mut self, leaving: Leaving) {

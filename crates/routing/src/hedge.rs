@@ -1,8 +1,9 @@
 //! A second worker for a sequence whose first token takes long; the faster one goes on.
 //!
-//! The slower one is dropped, which cancels it at its next step. What it did is in its worker's accounts as
-//! `platform.abandoned`, by the worker's own exact books, and never in what a tenant pays; here it is counted how often
-//! that was.
+//! The slower one is waived ([`proto::Generation::waive`]), which cancels it at its next step. What it did is in its
+//! worker's accounts as `platform.hedge`, by the worker's own exact books, and never in what a tenant pays; here it is
+//! counted how often that was. So it is with a second worker that nobody waits for any more. One that is given up while it
+//! is still being asked, or is lost before it hears of it, has `platform.abandoned` it.
 
 use std::sync::Arc;
 
@@ -18,8 +19,25 @@ use crate::router::Router;
 /// The race for a first token. Dropping it gives the second worker up.
 pub(crate) struct Hedge(Option<AbortOnDropHandle<Won>>);
 
-/// The second worker and the first thing it said, if it said something at all.
-type Won = Option<(Box<Placed>, Event)>;
+/// The second worker and the first thing it said, if that was something to go on with.
+type Won = Option<(Second, Event)>;
+
+/// A sequence on a second worker. Dropping it before it was kept waives it.
+struct Second(Option<Box<Placed>>);
+
+impl Second {
+    fn keep(mut self) -> Option<Box<Placed>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        if let Some(placed) = self.0.take() {
+            placed.generation.waive();
+        }
+    }
+}
 
 impl Hedge {
     /// Waits for the first worker a while, then asks a second one, if that is wished for at all.
@@ -42,8 +60,10 @@ impl Hedge {
         {
             let ended = running.await;
             *task = None;
-            if let Ok(Some(won)) = ended {
-                return won;
+            if let Ok(Some((second, event))) = ended
+                && let Some(placed) = second.keep()
+            {
+                return (placed, event);
             }
         }
         std::future::pending().await
@@ -55,17 +75,23 @@ async fn race(
     start: &Start,
     (model, session): (&ModelName, u64),
     other_than: u32,
-) -> Option<(Box<Placed>, Event)> {
+) -> Won {
     let lane = Lane::New(start.share.priority);
     let avoid = [other_than];
     let wanted = Wanted { start, model, session, lane, avoid: &avoid, preferred: None };
     // Only where there is room at once: hedges must not wait in anybody's way.
-    let mut placed = router.place_at_once(&wanted).await?;
+    let placed = router.place_at_once(&wanted).await?;
     count(&router.counters.hedged);
-    let event = placed.generation.next().await?;
-    let won = matches!(&event, Event::Tokens { ids, .. } if !ids.is_empty());
+    let mut second = Second(Some(Box::new(placed)));
+    let event = second.0.as_mut()?.generation.next().await?;
+    let won = match &event {
+        Event::Tokens { ids, .. } => !ids.is_empty(),
+        // It has nothing to say, and that is an answer.
+        Event::Finished { .. } => true,
+        Event::HandedOver { .. } | Event::Failed { .. } => false,
+    };
     won.then(|| {
         count(&router.counters.hedges_won);
-        (Box::new(placed), event)
+        (second, event)
     })
 }

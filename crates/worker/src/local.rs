@@ -218,6 +218,9 @@ fn events(sequence: Sequence, wishes: Wishes, seat: Seat) -> impl Stream<Item = 
                     Some((_, Some(reason))) => {
                         seat.stop(reason);
                         sequence.stop(reason);
+                        if wishes.as_ref().is_some_and(Wishes::are_to_waive) {
+                            sequence.waive();
+                        }
                     }
                     Some((allowance, None)) => {
                         seat.extend(allowance);

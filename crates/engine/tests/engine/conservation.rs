@@ -25,6 +25,10 @@ enum Fate {
     LeftUnread,
     /// Pauses at its allowance, and nobody reads it.
     LeftPaused(u32),
+    WaivedAtOnce,
+    WaivedAfterTokens(u32),
+    /// Ends by itself and is read; another worker was faster all the same.
+    WaivedAfterItsEnd,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,8 @@ enum Held {
     End(Usage),
     /// A sequence whose last event was not read.
     Unread(Sequence),
+    /// The last event of a sequence that was waived, before it or after it.
+    Waived(Usage),
     /// Nothing; its tokens had taken so long when it was dropped.
     Nothing { told: GpuTime },
 }
@@ -65,6 +71,16 @@ impl Plan {
                 return Held::Nothing { told: read(&mut sequence, count).await };
             }
             Fate::LeftUnread | Fate::LeftPaused(_) => return Held::Unread(sequence),
+            Fate::WaivedAtOnce => return waived(sequence).await,
+            Fate::WaivedAfterTokens(count) => {
+                read(&mut sequence, count).await;
+                return waived(sequence).await;
+            }
+            Fate::WaivedAfterItsEnd => {
+                let usage = collect(&mut sequence).await.usage;
+                sequence.waive();
+                return Held::Waived(usage);
+            }
         }
         Held::End(collect(&mut sequence).await.usage)
     }
@@ -78,7 +94,7 @@ impl Plan {
             ..endless()
         };
         match fate {
-            Fate::ReadToItsEnd | Fate::LeftUnread => {
+            Fate::ReadToItsEnd | Fate::LeftUnread | Fate::WaivedAfterItsEnd => {
                 request.max_output = output;
             }
             Fate::ContinuedFromElsewhere(before) => {
@@ -91,7 +107,9 @@ impl Plan {
             Fate::StoppedAtOnce
             | Fate::StoppedAfterTokens(_)
             | Fate::DroppedAtOnce
-            | Fate::DroppedAfterTokens(_) => {}
+            | Fate::DroppedAfterTokens(_)
+            | Fate::WaivedAtOnce
+            | Fate::WaivedAfterTokens(_) => {}
         }
         request
     }
@@ -99,6 +117,12 @@ impl Plan {
     const fn stays_in_the_engine(self) -> bool {
         matches!(self.fate, Fate::LeftPaused(_))
     }
+}
+
+/// Waives a sequence, and reads how it ends.
+async fn waived(mut sequence: Sequence) -> Held {
+    sequence.waive();
+    Held::Waived(collect(&mut sequence).await.usage)
 }
 
 /// Reads at least `count` tokens; the time they took.
@@ -126,7 +150,10 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
         1 => tokens.clone().prop_map(Fate::DroppedAfterTokens),
         1 => Just(Fate::LeftUnread),
         // Fewer than there are places, or nobody else would ever run.
-        1 => tokens.prop_map(Fate::LeftPaused),
+        1 => tokens.clone().prop_map(Fate::LeftPaused),
+        1 => Just(Fate::WaivedAtOnce),
+        1 => tokens.prop_map(Fate::WaivedAfterTokens),
+        1 => Just(Fate::WaivedAfterItsEnd),
     ];
     let plan = (1..200_u32, 1..25_u32, fate).prop_map(|(prompt, output, fate)| Plan {
         prompt,
@@ -144,6 +171,7 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
 struct Outcome {
     ends: Vec<Usage>,
     unread: Vec<Sequence>,
+    waived: Vec<Usage>,
     told_before_dropping: GpuTime,
 }
 
@@ -157,6 +185,7 @@ async fn run_all(engine: &Engine, plans: &[Plan]) -> Outcome {
         match held {
             Held::End(usage) => outcome.ends.push(usage),
             Held::Unread(sequence) => outcome.unread.push(sequence),
+            Held::Waived(usage) => outcome.waived.push(usage),
             Held::Nothing { told } => outcome.told_before_dropping += told,
         }
     }
@@ -187,6 +216,7 @@ fn check_conservation(plans: &[Plan]) -> Result<(), TestCaseError> {
 
     let delivered: GpuTime = outcome.ends.iter().map(|usage| usage.gpu).sum();
     let recomputed: GpuTime = outcome.ends.iter().map(|usage| usage.times.recompute).sum();
+    let waived: GpuTime = outcome.waived.iter().map(|usage| usage.gpu).sum();
     for usage in &outcome.ends {
         prop_assert_eq!(usage.gpu, usage.times.prefill + usage.times.decode);
     }
@@ -195,7 +225,9 @@ fn check_conservation(plans: &[Plan]) -> Result<(), TestCaseError> {
     prop_assert_eq!(after.preemption, GpuTime::ZERO);
     let last = outcome.ends.last().map_or(GpuTime::ZERO, |usage| usage.gpu);
     let unread = before.requests + last - delivered;
-    prop_assert_eq!(after.abandoned, before.abandoned + unread, "what nobody read was moved");
+    prop_assert_eq!(after.hedge, waived, "what was waived is a hedge's, whoever read it");
+    let moved = after.abandoned + after.hedge;
+    prop_assert_eq!(moved, before.abandoned + before.hedge + unread, "what nobody read was moved");
     prop_assert!(before.abandoned >= outcome.told_before_dropping, "{before:?}");
     for accounts in [before, after] {
         prop_assert_eq!(accounts.owned(), accounts.wall);
@@ -237,6 +269,31 @@ fn time_that_nobody_hears_of_is_abandoned_at_that_moment() {
             (accounts.requests, accounts.abandoned),
             (GpuTime::ZERO, both.accounts.requests)
         );
+    });
+}
+
+#[test]
+fn a_waived_sequence_is_a_hedges_once_whoever_lets_go_of_it_when() {
+    let engine = start(EngineConfig::default());
+    block_on(async {
+        // One pauses, one is over and nobody has read that.
+        let paused = engine.submit(Request { allowance: 3, ..endless() }).unwrap();
+        let paused_alone = until(&engine, |state| state.paused == 1).await.accounts.requests;
+        let over = engine.submit(Request { max_output: 4, ..endless() }).unwrap();
+        let both = until(&engine, |state| state.running == 1 && state.produced_tokens == 7).await;
+        let over_alone = both.accounts.requests - paused_alone;
+
+        over.waive();
+        over.waive();
+        drop(over);
+        let accounts = until(&engine, |state| state.accounts.hedge.nanos() > 0).await.accounts;
+        assert_eq!((accounts.requests, accounts.hedge), (paused_alone, over_alone));
+
+        paused.waive();
+        drop(paused);
+        let accounts = until(&engine, |state| state.running == 0).await.accounts;
+        assert_eq!((accounts.requests, accounts.hedge), (GpuTime::ZERO, both.accounts.requests));
+        assert_eq!((accounts.abandoned, accounts.owned()), (GpuTime::ZERO, accounts.wall));
     });
 }
 

@@ -103,6 +103,9 @@ struct Accounts {
     /// To sequences whose end nobody read.
     #[serde(rename = "platform.abandoned")]
     abandoned: u64,
+    /// To sequences that another worker answered faster.
+    #[serde(rename = "platform.hedge")]
+    hedge: u64,
     /// All of it.
     wall: u64,
 }
@@ -152,6 +155,7 @@ impl KnownWorker {
                 preemption: state.accounts.preemption.nanos(),
                 migration: state.accounts.migration.nanos(),
                 abandoned: state.accounts.abandoned.nanos(),
+                hedge: state.accounts.hedge.nanos(),
                 wall: state.accounts.wall.nanos(),
             },
         }
@@ -170,7 +174,8 @@ mod tests {
         let accounts = Accounts {
             requests: GpuTime::from_nanos(3),
             idle: GpuTime::from_nanos(4),
-            wall: GpuTime::from_nanos(7),
+            hedge: GpuTime::from_nanos(5),
+            wall: GpuTime::from_nanos(12),
             ..Accounts::default()
         };
         let state = WorkerState {
@@ -189,7 +194,8 @@ mod tests {
         let leaving = [&shown["stage"], &shown["leaves_in_seconds"], &shown["draining"]];
         assert_eq!(leaving, [&json!("evacuating"), &json!(12), &json!(true)]);
         let nanos = &shown["gpu_nanos"];
-        assert_eq!((&nanos["platform.idle"], &nanos["wall"]), (&json!(4), &json!(7)));
+        assert_eq!((&nanos["platform.idle"], &nanos["wall"]), (&json!(4), &json!(12)));
+        assert_eq!(nanos["platform.hedge"], json!(5));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The worker link over TLS: who is believed, who is refused, and what happens when files change.
 
 mod authority;
+mod waiving;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

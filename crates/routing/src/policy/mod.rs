@@ -2,6 +2,9 @@
 //!
 //! A policy is an item of [`POLICIES`], complete in its own file: it looks at a [`Field`] of candidates and picks one.
 //! None of them waits or remembers: the same figures and the same draw give the same choice.
+//!
+//! All of them prefer workers whose machines are not at risk ([`Field::candidates`]): those at risk have no say in a choice
+//! unless nobody else has room, or everybody else would be late and they would not.
 
 mod balanced;
 mod cheapest;
@@ -101,6 +104,8 @@ pub(crate) struct Candidate {
     pub(crate) load: f64,
     pub(crate) price: NanoUsd,
     pub(crate) capacity: Capacity,
+    /// Its machine was said to be likely to go some day.
+    pub(crate) at_risk: bool,
 }
 
 impl<'a> Field<'a> {
@@ -151,13 +156,27 @@ impl<'a> Field<'a> {
                 load: f64::from(load) / share,
                 price: state.price_per_hour,
                 capacity: state.capacity,
+                at_risk: state.at_risk,
             })
         })?
     }
 
-    /// Everybody who may be asked.
+    /// Those from whom a policy is to choose: everybody who may be asked, but of those at risk only who makes it
+    /// in time where nobody else does, or all of them where there is nobody else.
+    ///
+    /// A recommendation comes to many machines at a time, and most of them stay: a late first token would be a
+    /// certain loss for one that may never come.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        (0..self.members.len()).filter_map(|at| self.candidate(at)).collect()
+        let all = (0..self.members.len()).filter_map(|at| self.candidate(at));
+        let (at_risk, mut rest): (Vec<_>, Vec<_>) = all.partition(|candidate| candidate.at_risk);
+        let in_time = |candidate: &Candidate| candidate.first_token_in <= self.asked.due_in;
+        if rest.is_empty() {
+            return at_risk;
+        }
+        if !rest.iter().any(in_time) {
+            rest.extend(at_risk.into_iter().filter(in_time));
+        }
+        rest
     }
 
     /// Those of `candidates` whom one sequence more does not take too far above the mean.

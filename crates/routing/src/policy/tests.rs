@@ -147,6 +147,26 @@ fn whoever_leaves_is_not_chosen() {
 }
 
 #[test]
+fn whoever_is_at_risk_is_chosen_only_where_nobody_else_has_room_or_makes_it_in_time() {
+    let at_risk = |state| WorkerState { at_risk: true, ..state };
+    let leaving = WorkerState { stage: domain::Stage::Draining, ..worker(0, 0) };
+    for policy in POLICIES {
+        // Tokens of the prompt add 160 ms, and it is due in a second.
+        let of = |states: &[WorkerState]| choose(policy.name, &asked(), states, &[(0, 10)]);
+        let idle = at_risk(priced(worker(0, 0), 0, Capacity::Spot));
+        let busy = priced(worker(800, 50), 900, Capacity::OnDemand);
+        assert_eq!(of(&[idle.clone(), busy.clone()]), 1, "{policy:?}: all else is worse");
+        assert_eq!(of(&[idle.clone(), leaving.clone()]), 0, "{policy:?}: nobody else is left");
+        assert_eq!(of(&[at_risk(worker(9_000, 0)), worker(9_000, 50)]), 1, "{policy:?}: all late");
+        assert_eq!(of(&[idle.clone(), at_risk(worker(9_000, 9)), busy]), 2, "{policy:?}");
+    }
+    for policy in ["balanced", "least_time", "two_choices", "cheapest", "prefix"] {
+        let states = [at_risk(worker(0, 0)), worker(9_000, 0)];
+        assert_eq!(choose(policy, &asked(), &states, &[(0, 10)]), 0, "{policy}: in time");
+    }
+}
+
+#[test]
 fn figures_beyond_belief_overflow_nothing() {
     let liar = WorkerState {
         first_token_in: Duration::MAX,

@@ -2,6 +2,7 @@
 
 mod actor;
 mod embedding;
+mod hedging;
 mod liars;
 mod members;
 mod queueing;

@@ -31,6 +31,8 @@ pub struct WorkerAccounts {
     pub migration: GpuTime,
     /// On requests whose end nobody took.
     pub abandoned: GpuTime,
+    /// On requests that another worker answered faster.
+    pub hedge: GpuTime,
     /// In all.
     pub wall: GpuTime,
 }
@@ -38,8 +40,9 @@ pub struct WorkerAccounts {
 impl WorkerAccounts {
     /// The sum of all accounts; the same as `wall`, or something is wrong.
     pub fn sum(&self) -> GpuTime {
-        let Self { requests, idle, overhead, preemption, migration, abandoned, .. } = self;
-        [requests, idle, overhead, preemption, migration, abandoned].into_iter().copied().sum()
+        let Self { requests, idle, overhead, preemption, migration, abandoned, hedge, .. } = self;
+        let all = [requests, idle, overhead, preemption, migration, abandoned, hedge];
+        all.into_iter().copied().sum()
     }
 }
 
@@ -67,8 +70,8 @@ impl Database {
 
 fn row(accounts: &WorkerAccounts) -> Vec<Cell> {
     let WorkerAccounts { worker, incarnation, at, sequences, requests, idle, .. } = accounts;
-    let WorkerAccounts { overhead, preemption, migration, abandoned, wall, .. } = accounts;
-    let times = [requests, idle, overhead, preemption, migration, abandoned, wall];
+    let WorkerAccounts { overhead, preemption, migration, abandoned, hedge, wall, .. } = accounts;
+    let times = [requests, idle, overhead, preemption, migration, abandoned, hedge, wall];
     let mut row: Vec<Cell> = vec![
         worker.as_str().into(),
         incarnation.as_str().into(),
@@ -92,6 +95,7 @@ fn accounts(row: &AnyRow) -> sqlx::Result<WorkerAccounts> {
         preemption: time("preemption_nanos")?,
         migration: time("migration_nanos")?,
         abandoned: time("abandoned_nanos")?,
+        hedge: time("hedge_nanos")?,
         wall: time("wall_nanos")?,
     })
 }
@@ -109,12 +113,14 @@ const INSERT: Insert = Insert {
         "preemption_nanos",
         "migration_nanos",
         "abandoned_nanos",
+        "hedge_nanos",
         "wall_nanos",
     ],
     then: "ON CONFLICT (worker, incarnation) DO UPDATE SET at = excluded.at, sequences = excluded.sequences, \
         requests_nanos = excluded.requests_nanos, idle_nanos = excluded.idle_nanos, \
         overhead_nanos = excluded.overhead_nanos, preemption_nanos = excluded.preemption_nanos, \
         migration_nanos = excluded.migration_nanos, abandoned_nanos = excluded.abandoned_nanos, \
+        hedge_nanos = excluded.hedge_nanos, \
         wall_nanos = excluded.wall_nanos \
         WHERE worker_accounts.wall_nanos < excluded.wall_nanos",
 };

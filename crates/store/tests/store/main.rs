@@ -1,5 +1,6 @@
 //! The stores, through their ports.
 
+mod accounts;
 mod bank;
 mod databases;
 mod journal;

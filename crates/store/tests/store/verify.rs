@@ -26,8 +26,9 @@ fn accounts() -> WorkerAccounts {
         // Later than any of its rows, so that it was at rest.
         at: Timestamp::from_millis(u64::MAX >> 1),
         requests: GpuTime::from_nanos(45),
-        idle: GpuTime::from_nanos(50),
+        idle: GpuTime::from_nanos(47),
         overhead: GpuTime::from_nanos(5),
+        hedge: GpuTime::from_nanos(3),
         wall: GpuTime::from_nanos(100),
         ..WorkerAccounts::default()
     }
@@ -71,6 +72,8 @@ async fn a_sum_that_is_not_the_sum_of_its_rows_is_found() {
 async fn time_of_a_worker_that_nobody_owns_is_found() {
     let said = tampered("UPDATE worker_accounts SET idle_nanos = idle_nanos + 1").await;
     assert!(said.contains("sum up to 101 ns"), "{said}");
+    let said = tampered("UPDATE worker_accounts SET hedge_nanos = 0").await;
+    assert!(said.contains("sum up to 97 ns"), "{said}");
     let said = tampered(
         "UPDATE worker_accounts SET idle_nanos = idle_nanos + 9, requests_nanos = requests_nanos - 9",
     )

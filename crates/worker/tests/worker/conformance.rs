@@ -259,20 +259,51 @@ pub(crate) async fn the_workers_time_adds_up(subject: Subject) {
 pub(crate) async fn the_time_of_a_sequence_that_nobody_reads_is_abandoned(subject: Subject) {
     let start = Start { allowance: 5, ..subject.start(1500) };
     let mut generation = subject.worker.generate(start).await.unwrap();
-    let (mut tokens, mut used) = (0, GpuTime::ZERO);
-    while tokens < 5 {
-        let Some(Event::Tokens { ids, gpu, .. }) = generation.next().await else {
-            panic!("five tokens are paid for");
-        };
-        tokens += ids.len();
-        used += gpu;
-    }
+    let used = read_tokens(&mut generation, 5).await;
 
     drop(generation);
 
     let state = until(&subject, |state| state.running == 0 && state.accounts.abandoned == used);
     let accounts = state.await.accounts;
     assert_eq!((accounts.requests, accounts.owned()), (GpuTime::ZERO, accounts.wall));
+}
+
+pub(crate) async fn a_waived_sequence_ends_and_its_time_is_the_hedges(subject: Subject) {
+    let start = Start { allowance: 5, ..subject.start(1500) };
+    let mut generation = subject.worker.generate(start).await.unwrap();
+    let used = read_tokens(&mut generation, 5).await;
+
+    generation.waive();
+
+    let waived = |state: &WorkerState| state.running == 0 && state.accounts.hedge == used;
+    let accounts = until(&subject, waived).await.accounts;
+    assert_eq!((accounts.requests, accounts.abandoned), (GpuTime::ZERO, GpuTime::ZERO));
+    assert_eq!(accounts.owned(), accounts.wall);
+}
+
+pub(crate) async fn a_sequence_that_is_waived_while_it_runs_ends_at_once(subject: Subject) {
+    let mut generation = subject.worker.generate(subject.start(1500)).await.unwrap();
+    let used = read_tokens(&mut generation, 1).await;
+
+    generation.waive();
+
+    let waived = |state: &WorkerState| state.running == 0 && state.accounts.hedge >= used;
+    let accounts = until(&subject, waived).await.accounts;
+    assert_eq!((accounts.requests, accounts.abandoned), (GpuTime::ZERO, GpuTime::ZERO));
+    assert_eq!(accounts.owned(), accounts.wall);
+}
+
+/// Reads at least `count` tokens; the time they took.
+async fn read_tokens(generation: &mut Generation, count: usize) -> GpuTime {
+    let (mut tokens, mut used) = (0, GpuTime::ZERO);
+    while tokens < count {
+        let Some(Event::Tokens { ids, gpu, .. }) = generation.next().await else {
+            panic!("so many tokens are paid for");
+        };
+        tokens += ids.len();
+        used += gpu;
+    }
+    used
 }
 
 pub(crate) async fn catching_up_with_another_worker_is_not_billed(subject: Subject) {

@@ -45,6 +45,8 @@ macro_rules! conforms_in_all {
                 a_worker_tells_what_it_serves,
                 the_workers_time_adds_up,
                 the_time_of_a_sequence_that_nobody_reads_is_abandoned,
+                a_waived_sequence_ends_and_its_time_is_the_hedges,
+                a_sequence_that_is_waived_while_it_runs_ends_at_once,
                 catching_up_with_another_worker_is_not_billed,
                 a_change_of_price_is_pushed_at_once,
                 a_worker_is_the_same_incarnation_as_long_as_it_lives,
