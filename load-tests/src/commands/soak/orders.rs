@@ -100,8 +100,8 @@ impl Orders {
     /// How long it is until the next order: floods, trickles and silence take turns.
     pub(super) fn pause(&mut self) -> Duration {
         if self.left == 0 {
-            self.left = between(&mut self.random, 20, 400) as u32;
             self.per_second = RATES[self.random.below(RATES.len())];
+            self.left = (self.per_second * MAX_TIDE * self.random.share()).ceil() as u32;
             if self.chance(30) {
                 return SILENCE;
             }
@@ -331,6 +331,8 @@ const MAX_WRITTEN: usize = 64;
 const FORMATS: usize = 40;
 /// Orders a second; the highest are more than an engine can do, so that some are refused.
 const RATES: [f64; 4] = [5.0, 30.0, 100.0, 400.0];
+/// How long a rate lasts at most, in seconds.
+const MAX_TIDE: f64 = 8.0;
 const SILENCE: Duration = Duration::from_secs(2);
 const MAX_UNPAID: Duration = Duration::from_millis(300);
 const MAX_DAWDLING: Duration = Duration::from_millis(50);
