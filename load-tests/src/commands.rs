@@ -3,7 +3,9 @@
 mod drain;
 mod governed;
 mod memory;
+mod neighbour;
 mod scenario;
+mod soak;
 mod startup;
 mod trace;
 
@@ -16,7 +18,9 @@ use load_tests::{Client, Product, Serve, Target};
 pub(crate) use drain::Drain;
 pub(crate) use governed::Governed;
 pub(crate) use memory::memory;
+pub(crate) use neighbour::{Neighbour, spin};
 pub(crate) use scenario::scenario;
+pub(crate) use soak::Soak;
 pub(crate) use startup::startup;
 pub(crate) use trace::Trace;
 

@@ -9,7 +9,7 @@
 //! worker is a [`StandIn`].
 //!
 //! Invariant: measures the product as its clients know it, by its binary, its endpoint and its keys; but for
-//! what happens between workers, which no client sees (the command `drain`).
+//! what no client sees: what happens between workers, and what is left in one (the commands `drain`, `soak` and `neighbour`).
 
 mod burst;
 mod client;

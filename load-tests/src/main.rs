@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{Drain, Governed, Place, Trace, all, memory, scenario, startup, streams};
+use commands::{
+    Drain, Governed, Neighbour, Place, Soak, Trace, all, memory, scenario, spin, startup, streams,
+};
 
 /// Measures Tollgate, or anything else with the same API, over HTTP.
 ///
@@ -40,12 +42,23 @@ enum Command {
     Governed(Governed),
     /// A worker leaves while streams run: told in time, against stopping at once; engines in this process
     Drain(Drain),
+    /// Random load for a while: memory stays flat, and every block comes back; an engine in this process
+    Soak(Soak),
+    /// What an engine keeps of its speed beside another process; engines in this process
+    Neighbour(Neighbour),
+    /// Keeps a processor busy until its input ends: the other process of `neighbour`
+    #[command(hide = true)]
+    Spin,
     /// Every scenario, startup and memory
     All,
 }
 
 fn main() -> ExitCode {
     let Arguments { place, command } = Arguments::parse();
+    if matches!(command, Command::Spin) {
+        spin();
+        return ExitCode::SUCCESS;
+    }
     match run(&place, command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -67,6 +80,9 @@ async fn run(place: &Place, command: Command) -> anyhow::Result<bool> {
         Command::Trace(trace) => trace.run(place).await,
         Command::Governed(governed) => governed.run(place).await,
         Command::Drain(drain) => drain.run().await,
+        Command::Soak(soak) => soak.run().await,
+        Command::Neighbour(neighbour) => neighbour.run().await,
+        Command::Spin => Ok(true),
         Command::All => all(place).await,
     }
 }
