@@ -16,8 +16,8 @@ use crate::{LoadError, ModelSource};
 mod config;
 mod files;
 mod gguf;
+mod gguf_header;
 mod gguf_tokenizer;
-mod gguf_types;
 mod gguf_write;
 mod safetensors;
 

@@ -18,9 +18,13 @@ mod languages;
 mod mask;
 mod matching;
 mod text;
+#[cfg(any(test, feature = "fuzzing"))]
+mod trial;
 mod vocabulary;
 
 pub(crate) use guide::{Guide, Guides, Next};
 pub(crate) use language::Language;
 pub(crate) use languages::{Languages, NotCompiled};
 pub(crate) use mask::Mask;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use trial::Trial;

@@ -23,6 +23,9 @@ mod errands;
 mod error;
 mod expectation;
 mod fair;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grammar;
 mod inbox;
 mod ledger;

@@ -18,6 +18,9 @@ mod endpoints;
 mod failure;
 mod fields;
 mod flow;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod handover;
 mod installation;

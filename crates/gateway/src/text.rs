@@ -3,7 +3,7 @@
 //! The gateway counts prompts exactly before they are admitted, so tokenizer and chat template
 //! live here, and come from the worker that serves the model: the two cannot disagree.
 
-mod template;
+pub(crate) mod template;
 
 use std::sync::Arc;
 

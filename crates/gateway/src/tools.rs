@@ -11,6 +11,8 @@ mod reader;
 
 use serde_json::{Value, json};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use format::FORMATS;
 pub(crate) use format::Voice;
 #[cfg(test)]
 pub(crate) use format::{HERMES, MISTRAL};

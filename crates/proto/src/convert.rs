@@ -56,7 +56,11 @@ impl From<Event> for wire::GenerateResponse {
             }),
             Event::Failed { error, usage } => Kind::Failed(wire::Failed {
                 of_format: matches!(error, WorkerError::Format(_)),
-                message: error.to_string(),
+                // Whoever reads it says again that the worker failed.
+                message: match error {
+                    WorkerError::Failed(reason) | WorkerError::Format(reason) => reason,
+                    other => other.to_string(),
+                },
                 usage: usage.map(Into::into),
             }),
         };
@@ -460,6 +464,14 @@ const DEFAULT_RETRY_IN: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_reads_back_in_the_words_it_was_sent_in() {
+        for error in [WorkerError::Failed("of itself".into()), WorkerError::Format("none".into())] {
+            let failed = Event::Failed { error, usage: None };
+            assert_eq!(Event::try_from(wire::GenerateResponse::from(failed.clone())), Ok(failed));
+        }
+    }
 
     #[test]
     fn a_state_reads_back_as_it_was_sent() {

@@ -13,6 +13,9 @@ mod convert_blocks;
 mod convert_embed;
 mod convert_start;
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pool;
 mod scripted;
 mod secure;

@@ -6,6 +6,7 @@
 
 mod clients;
 mod command;
+mod fuzz;
 mod packages;
 mod servers;
 mod test;
@@ -23,6 +24,8 @@ cargo xtask <chore>
   test    installs what the tests need, then runs every test of the workspace
   simulate [WORKERS...]
           what routing and drain policies cost in simulated fleets of so many workers; else of 4, 64 and 1,000
+  fuzz [--seconds N] [TARGET...]
+          gives what reads untrusted bytes whatever libFuzzer thinks of, for so long each; else 20 s, and every target
   help    this text";
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn chore(arguments: &[&str]) -> anyhow::Result<()> {
         ["ci"] => ci(),
         ["test"] => test::test(),
         ["simulate", sizes @ ..] => run(cargo(SIMULATION).args(sizes)),
+        ["fuzz", asked @ ..] => fuzz::fuzz(asked),
         [] | ["help" | "-h" | "--help"] => {
             command::say(HELP);
             Ok(())
@@ -52,6 +56,7 @@ fn chore(arguments: &[&str]) -> anyhow::Result<()> {
 
 fn ci() -> anyhow::Result<()> {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(&mut documentation())?;
     test::test()

@@ -1,7 +1,7 @@
 //! Models in one GGUF file.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use domain::ModelFiles;
 
 use super::config::{MAX_LAYERS, plain_frequencies};
 use super::files::{add_stop_tokens, model_files, read, read_if_there, stop_tokens};
-use super::gguf_types::first_unknown;
+use super::gguf_header::{first_unknown, problem};
 use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
 use crate::models::{self, Design, Shape};
@@ -25,6 +25,10 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
     let file = File::open(weights)
         .map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
     let mut reader = BufReader::new(file);
+    if let Some(problem) = problem(&mut reader) {
+        return Err(malformed(problem));
+    }
+    reader.rewind().map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
     let content = match Content::read(&mut reader) {
         Ok(content) => content,
         Err(error) => return Err(unreadable(&mut reader, &error)),

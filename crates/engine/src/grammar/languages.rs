@@ -202,4 +202,4 @@ const MAX_THREADS: usize = 2;
 const MAX_WAITING: usize = 64;
 const MAX_KEPT: usize = 64;
 /// Formats nest, and so do the functions that compile them.
-const STACK_BYTES: usize = 32 << 20;
+pub(super) const STACK_BYTES: usize = 32 << 20;

@@ -167,3 +167,15 @@ fn loading_tells_its_progress() {
     assert_eq!(parts.first(), Some(&(1, 9)));
     assert_eq!(parts.last(), Some(&(9, 9)));
 }
+
+#[test]
+fn a_gguf_file_without_an_alignment_is_an_error() {
+    let error = gguf_error(|bytes| {
+        // Behind the counts of tensors and of entries, as another entry. Its kind is a number of 32 bits.
+        let entries = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) + 1;
+        bytes[16..24].copy_from_slice(&entries.to_le_bytes());
+        let entry = b"\x11\0\0\0\0\0\0\0general.alignment\x04\0\0\0\0\0\0\0";
+        bytes.splice(24..24, entry.iter().copied());
+    });
+    assert!(error.to_string().contains("`general.alignment` is 0"), "{error}");
+}

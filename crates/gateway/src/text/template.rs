@@ -66,13 +66,44 @@ impl ChatTemplate {
 
     fn fill(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
         let tools = (!tools.is_empty()).then_some(Serde(tools));
-        self.environment.get_template(TEMPLATE)?.render(context! {
+        let context = context! {
             messages => Serde(messages),
             tools => tools,
             add_generation_prompt => true,
             bos_token => self.bos_token.as_str(),
             eos_token => self.eos_token.as_str(),
-        })
+        };
+        let mut page = Page::default();
+        let template = self.environment.get_template(TEMPLATE)?;
+        let rendered = template.render_captured_to(context, &mut page);
+        let refused = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
+        if page.is_full {
+            return Err(refused(format!("its text has more than {MAX_TEXT} bytes")));
+        }
+        rendered?;
+        String::from_utf8(page.text).map_err(|error| refused(error.to_string()))
+    }
+}
+
+/// What a template writes, as long as that is no more than [`MAX_TEXT`]: loops can write much in few steps.
+#[derive(Default)]
+struct Page {
+    text: Vec<u8>,
+    is_full: bool,
+}
+
+impl std::io::Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.text.len() + bytes.len() > MAX_TEXT {
+            self.is_full = true;
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -268,6 +299,8 @@ fn without_system(messages: &[Value]) -> Option<Vec<Value>> {
 const TEMPLATE: &str = "chat";
 /// Steps of one rendering: far beyond any real conversation, and an end to a hostile one.
 const TEMPLATE_FUEL: u64 = 50_000_000;
+/// Bytes of one rendering: more than any model reads, and than bodies are allowed to bring.
+const MAX_TEXT: usize = 32 << 20;
 const MAX_INDENT: usize = 16;
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 

@@ -146,3 +146,10 @@ fn ids_are_made_to_fit_where_a_template_wants_them_short() {
     let id = fitted(1)["tool_calls"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!((id.len(), &fitted(2)["tool_call_id"]), (9, &json!(id)));
 }
+
+#[test]
+fn a_template_that_writes_without_end_is_stopped() {
+    let endless = "{% for a in range(90000) %}{{ 'a' * 9000 }}{% endfor %}";
+    let refused = render(endless, &chat(), &Value::Null).unwrap_err();
+    assert!(refused.contains("more than 33554432 bytes"), "{refused}");
+}

@@ -1,0 +1,8 @@
+//! `gateway::fuzzing::request`, on whatever libFuzzer thinks of.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    gateway::fuzzing::request(bytes);
+});
