@@ -250,13 +250,15 @@ fn row(sample: &Sample, tally: &Tally) -> String {
 }
 
 fn accounts(accounts: &Accounts) -> String {
-    let Accounts { requests, idle, overhead, preemption, migration, abandoned, wall } = accounts;
+    let Accounts { requests, idle, overhead, preemption, migration, hedge, abandoned, wall } =
+        accounts;
     let accounts = [
         ("requests", requests),
         ("idle", idle),
         ("overhead", overhead),
         ("preemption", preemption),
         ("migration", migration),
+        ("hedge", hedge),
         ("abandoned", abandoned),
         ("wall", wall),
     ];
