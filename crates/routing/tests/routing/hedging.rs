@@ -111,7 +111,7 @@ fn usage() -> Usage {
 }
 
 fn token() -> Event {
-    Event::Tokens { first: 0, ids: vec![7], gpu: GpuTime::ZERO, logprobs: Vec::new() }
+    Event::Tokens { first: 0, ids: vec![7], gpu: GpuTime::ZERO, logprobs: Vec::new(), cached: 0 }
 }
 
 #[async_trait]
