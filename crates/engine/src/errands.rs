@@ -1,5 +1,5 @@
-//! What others ask of the cache, done by the step thread between two steps: one block at a time, so that no
-//! step waits for more than one block's copy.
+//! What others ask of the cache, done by the step thread between two steps, for a bounded time: a step waits for
+//! little more than that.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

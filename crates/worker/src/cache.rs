@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use domain::BlockHash;
 use engine::{CacheChange, CachedBlocks, Engine, EngineState};
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use proto::{
     BlockContent, BlockStream, BlocksWanted, FetchOrder, Fetched, PrefixChange, PrefixStream,
@@ -88,14 +89,20 @@ impl Neighbours {
         let coming = timeout_at(deadline, from.blocks(wanted)).await;
         let mut coming = coming.map_err(|_| too_slow())??;
         let mut fetched = Fetched::default();
-        for name in missing {
-            let Ok(Some(block)) = timeout_at(deadline, coming.next()).await else { break };
-            let Some(content) = checked(block?, *name, &state) else { break };
-            if !engine.import_block(*name, content).await {
+        for names in missing.chunks(BLOCKS_AT_A_TIME) {
+            let mut taking = Vec::new();
+            for name in names {
+                let Ok(Some(block)) = timeout_at(deadline, coming.next()).await else { break };
+                let Some(content) = checked(block?, *name, &state) else { break };
+                taking.push(engine.import_block(*name, content));
+            }
+            let taken = join_all(taking).await;
+            let taken = taken.iter().take_while(|taken| **taken).count();
+            fetched.blocks += taken as u32;
+            fetched.bytes += state.block_bytes * taken as u64;
+            if taken < names.len() {
                 break;
             }
-            fetched.blocks += 1;
-            fetched.bytes += state.block_bytes;
         }
         if fetched.blocks > 0 {
             self.lock().learn(fetched.bytes, began.elapsed());
@@ -161,14 +168,15 @@ fn pieces(change: CacheChange) -> Vec<PrefixChange> {
 
 /// The content of those of these blocks that the engine holds.
 pub(crate) fn blocks(engine: Engine, names: Vec<BlockHash>) -> BlockStream {
-    let blocks = stream::iter(names).filter_map(move |name| {
+    let blocks = stream::iter(names).map(move |name| {
         let engine = engine.clone();
         async move {
             let content = engine.export_block(name).await?;
             Some(Ok(BlockContent { name, content }))
         }
     });
-    blocks.boxed()
+    // Together, so that they do not cost a step each.
+    blocks.buffered(BLOCKS_AT_A_TIME).filter_map(std::future::ready).boxed()
 }
 
 /// A gigabit link, until a fetch has shown better.
@@ -178,6 +186,8 @@ const LEAST_BYTES_PER_SECOND: f64 = 1e3;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 /// Whoever orders a fetch waits no longer either.
 const FETCH_LIMIT: Duration = Duration::from_secs(20);
+/// So many are asked of an engine together. They are in memory until they are sent or taken up.
+const BLOCKS_AT_A_TIME: usize = 32;
 /// Each is eight bytes.
 const BLOCKS_PER_CHANGE: usize = 8_192;
 
