@@ -157,3 +157,6 @@ fn take(x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
     }
     x.index_select(&Tensor::new(rows, x.device())?, 0)
 }
+
+#[cfg(test)]
+mod tests;

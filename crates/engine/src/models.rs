@@ -236,4 +236,4 @@ const MAX_SIZE: usize = 1 << 20;
 const HEAD_WIDTH_UNIT: usize = 16;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
