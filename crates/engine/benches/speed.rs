@@ -171,6 +171,7 @@ fn request(stream: u32) -> Request {
         output: OutputRules { ignore_eos: true, ..OutputRules::default() },
         share: Share::of(ProjectId::from_u128(1)),
         salt: CacheSalt::from_bytes([1; 16]),
+        adapter: None,
     }
 }
 

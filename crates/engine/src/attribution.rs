@@ -17,7 +17,7 @@ mod work;
 use domain::GpuTime;
 
 pub(crate) use cost::{Arithmetic, Costs};
-pub(crate) use work::{Demand, Loss, Phase, Work};
+pub(crate) use work::{Demand, Loss, Phase, WORK_PARTS, Work};
 
 use fit::Fit;
 use split::Split;

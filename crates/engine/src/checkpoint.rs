@@ -13,6 +13,8 @@ use crate::models::Shape;
 use crate::ops::linear::Linear;
 use crate::{LoadError, ModelSource};
 
+mod adapter;
+mod adapter_config;
 mod config;
 mod files;
 mod gguf;
@@ -21,6 +23,8 @@ mod gguf_tokenizer;
 mod gguf_write;
 mod safetensors;
 
+pub(crate) use adapter::AdapterFiles;
+pub(crate) use gguf_write::interleave;
 pub use gguf_write::{Written, write_gguf};
 pub(crate) use safetensors::{Folder, architecture_of};
 
@@ -122,6 +126,6 @@ fn check_shape(tensor: &str, found: &[usize], expected: &[usize]) -> Result<(), 
     ))
 }
 
-fn tensor_error(tensor: &str, problem: &impl ToString) -> LoadError {
+pub(crate) fn tensor_error(tensor: &str, problem: &impl ToString) -> LoadError {
     LoadError::Tensor { tensor: tensor.to_owned(), problem: problem.to_string() }
 }

@@ -1,12 +1,15 @@
 //! The handle callers hold: takes requests, tells the state, ends the thread.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use domain::{BlockHash, BlockNames, CacheSalt, Format, ModelInfo, Usage};
+use domain::{BlockHash, BlockNames, CacheSalt, Format, ModelDigest, ModelInfo, ModelName, Usage};
 use tokio::sync::{oneshot, watch};
 
+use crate::adapter::Base;
+use crate::adapters::Adapters;
 use crate::errands::{Errand, Errands};
 use crate::grammar::{Guides, Language, Languages, NotCompiled};
 use crate::inbox::Inbox;
@@ -16,8 +19,8 @@ use crate::running::Arrival;
 use crate::sequence::line;
 use crate::step_loop::{Shared, StepLoop};
 use crate::{
-    CachedBlocks, EngineConfig, EngineError, EngineState, MAX_LOGPROBS, Model, Refusal, Request,
-    Sequence,
+    CachedBlocks, EngineConfig, EngineError, EngineState, LoadError, MAX_LOGPROBS, Model, Refusal,
+    Request, Sequence,
 };
 
 /// A running engine. Clones share one step thread; dropping the last one ends it, as [`shutdown`] does.
@@ -31,6 +34,7 @@ impl Engine {
     pub fn start(model: Model, config: EngineConfig) -> Result<Self, EngineError> {
         config.check()?;
         let info = model.info().clone();
+        let adapters = Adapters::new(Base::of(&model));
         let inbox = Arc::new(Inbox::new(config.max_waiting));
         let (report, state) = watch::channel(EngineState::default());
         let languages = Languages::new(model.files().clone(), info.clone());
@@ -47,7 +51,8 @@ impl Engine {
             .spawn(move || step_loop.run())
             .map_err(|error| EngineError::Start(error.to_string()))?;
         let thread = Mutex::new(Some(thread));
-        let handle = Handle { shared, state, info, max_tokens, block_tokens, languages, thread };
+        let handle =
+            Handle { shared, state, info, adapters, max_tokens, block_tokens, languages, thread };
         Ok(Self(Arc::new(handle)))
     }
 
@@ -81,6 +86,12 @@ impl Engine {
         request: Request,
         language: Option<Arc<Language>>,
     ) -> Result<Sequence, Refusal> {
+        let adapter = request.adapter.as_ref().map(|digest| {
+            let found = self.0.adapters.find(digest);
+            found.ok_or_else(|| Refusal::NoAdapter(digest.clone()))
+        });
+        let adapter = adapter.transpose()?;
+        let model = adapter.as_ref().map_or(&self.0.info, |adapter| adapter.info());
         let usage = Usage {
             prompt_tokens: request.prompt.len() as u32,
             completion_tokens: request.generated.len() as u32,
@@ -89,18 +100,41 @@ impl Engine {
         let Shared { inbox, guides, .. } = &self.0.shared;
         let (sequence, outlet) = line(inbox, request.allowance, usage);
         let guide = language.map(|language| guides.guide(language, &request.generated));
-        let names = Names::new(self.names(request.salt), self.0.block_tokens);
-        inbox.offer(Arrival::new(request, names, guide, outlet))?;
+        let names = Names::new(self.names(&model.digest, request.salt), self.0.block_tokens);
+        inbox.offer(Arrival::new(request, names, guide, outlet).with(adapter))?;
         Ok(sequence)
     }
 
-    fn names(&self, salt: CacheSalt) -> BlockNames {
-        BlockNames::new(&self.0.info.digest, salt, self.0.block_tokens)
+    fn names(&self, model: &ModelDigest, salt: CacheSalt) -> BlockNames {
+        BlockNames::new(model, salt, self.0.block_tokens)
     }
 
-    /// The names of the full blocks of a text of this salt, as this engine cuts them.
-    pub fn block_names(&self, salt: CacheSalt, tokens: &[u32]) -> Vec<BlockHash> {
-        self.names(salt).all(tokens)
+    /// The names of the full blocks of a text of this salt, as this engine cuts them, for one of its
+    /// [`models`](Self::models).
+    pub fn block_names(
+        &self,
+        model: &ModelDigest,
+        salt: CacheSalt,
+        tokens: &[u32],
+    ) -> Vec<BlockHash> {
+        self.names(model, salt).all(tokens)
+    }
+
+    /// Loads a low-rank adapter of the model from a folder in the layout of PEFT, and calls it `name`. Sequences
+    /// may ask for it by its digest from now on. Takes as long as reading it does; steps go on meanwhile.
+    pub fn load_adapter(&self, name: ModelName, folder: &Path) -> Result<ModelInfo, LoadError> {
+        self.0.adapters.load(name, folder)
+    }
+
+    /// Unloads the adapter of this name; whether there was one. New sequences that ask for it are refused;
+    /// those it has go on to their ends, and its memory is free after the last of them.
+    pub fn unload_adapter(&self, name: &ModelName) -> bool {
+        self.0.adapters.unload(name)
+    }
+
+    /// The model this engine runs and then its adapters, now and whenever that changes.
+    pub fn models(&self) -> watch::Receiver<Arc<[ModelInfo]>> {
+        self.0.adapters.models()
     }
 
     /// Tells which blocks the cache holds: all of them first, then what changes.
@@ -159,6 +193,7 @@ struct Handle {
     shared: Shared,
     state: watch::Receiver<EngineState>,
     info: ModelInfo,
+    adapters: Adapters,
     max_tokens: u32,
     block_tokens: u32,
     languages: Languages,

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::ErrorKind;
+use domain::{ErrorKind, ModelDigest};
 
 /// A model that could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +107,9 @@ pub enum Refusal {
     /// The request contradicts itself or the model.
     #[error("{0}")]
     Invalid(String),
+    /// No adapter of this digest is loaded.
+    #[error("adapter {0} is not loaded")]
+    NoAdapter(ModelDigest),
     /// The format of the output cannot be compiled.
     #[error("the output's format cannot be used: {0}")]
     Format(String),
@@ -119,6 +122,7 @@ impl Refusal {
             Self::Full { .. } => ErrorKind::Overloaded,
             Self::Draining => ErrorKind::Unavailable,
             Self::TooLong { .. } => ErrorKind::ContextLengthExceeded,
+            Self::NoAdapter(_) => ErrorKind::ModelNotFound,
             Self::Invalid(_) | Self::Format(_) => ErrorKind::InvalidRequest,
         }
     }

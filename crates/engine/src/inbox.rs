@@ -232,6 +232,7 @@ mod tests {
             output: OutputRules::default(),
             share: Share { weight, ..Share::of(ProjectId::from_u128(tenant)) },
             salt: CacheSalt::from_bytes([1; 16]),
+            adapter: None,
         };
         let names = BlockNames::new(&ModelDigest::new("model"), request.salt, 1);
         let (_, outlet) = line(inbox, 1, Usage::default());

@@ -11,6 +11,8 @@
 //! Invariant: knows nothing of HTTP, money or networks, and of tenants only who shares with whom. Only this crate
 //! knows tensors.
 
+mod adapter;
+mod adapters;
 mod attribution;
 mod blocks;
 mod checkpoint;

@@ -2,12 +2,13 @@
 
 use domain::{ModelFiles, ModelInfo, ModelKind, ModelName};
 
-use crate::models::{self, Decoder};
+use crate::models::{self, Decoder, Design, Shape};
 use crate::{LoadError, ModelSource, checkpoint};
 
 /// A loaded model.
 pub struct Model {
     decoder: Box<dyn Decoder>,
+    design: &'static Design,
     info: ModelInfo,
     files: ModelFiles,
 }
@@ -40,7 +41,7 @@ impl Model {
             weights: opened.weights,
             kind: ModelKind::Text,
         };
-        Ok(Self { decoder, info, files: opened.files })
+        Ok(Self { decoder, design, info, files: opened.files })
     }
 
     /// What is known of it without running it.
@@ -51,6 +52,14 @@ impl Model {
     /// What turns text into its tokens and back.
     pub const fn files(&self) -> &ModelFiles {
         &self.files
+    }
+
+    pub(crate) const fn design(&self) -> &'static Design {
+        self.design
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        self.decoder.shape()
     }
 
     /// The same model, its decoder wrapped in another.

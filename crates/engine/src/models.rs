@@ -21,12 +21,14 @@ mod gemma3;
 mod llama;
 mod mistral;
 mod mixtral;
+mod modules;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod transformer;
 
+pub(crate) use modules::{Module, Place, of_layer as modules_of_layer};
 pub(crate) use transformer::Design;
 
 /// Architectures by the name that a model's files give: `config.json`, or GGUF.
@@ -234,4 +236,4 @@ const MAX_SIZE: usize = 1 << 20;
 const HEAD_WIDTH_UNIT: usize = 16;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

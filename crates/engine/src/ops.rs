@@ -17,6 +17,7 @@ pub(crate) mod bench;
 pub(crate) mod dense;
 pub(crate) mod gate;
 pub(crate) mod linear;
+pub(crate) mod low_rank;
 pub(crate) mod norm;
 mod pool;
 pub(crate) mod rope;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use domain::{CacheSalt, FinishReason, GpuTime, Logprobs, OutputRules, Sampling, Share, Usage};
+use domain::{
+    CacheSalt, FinishReason, GpuTime, Logprobs, ModelDigest, OutputRules, Sampling, Share, Usage,
+};
 
 use crate::Failure;
 
@@ -32,6 +34,8 @@ pub struct Request {
     pub share: Share,
     /// Keeps its blocks apart from those of requests with another salt.
     pub salt: CacheSalt,
+    /// The adapter with which it is computed, one that is loaded; absent means the model itself.
+    pub adapter: Option<ModelDigest>,
 }
 
 /// What happened to a sequence since the last event. Reading the last event accepts what it says was used.

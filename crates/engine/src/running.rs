@@ -1,10 +1,12 @@
 //! A sequence inside the engine, from its arrival to its end.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{BlockHash, FinishReason, Logprobs, OutputRules, Priority};
 
+use crate::adapter::Adapter;
 use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::{Block, BlockPool};
 use crate::fair::Place;
@@ -21,6 +23,7 @@ pub(crate) struct Arrival {
     pub(crate) tokens: Vec<u32>,
     names: Names,
     request: Request,
+    adapter: Option<Arc<Adapter>>,
     guide: Option<Guide>,
     pub(crate) place: Place,
     pub(crate) outlet: Outlet,
@@ -37,7 +40,12 @@ impl Arrival {
         let tokens = [&*request.prompt, &*request.generated].concat();
         names.follow(&tokens);
         let place = Place::new(request.share, Instant::now());
-        Self { tokens, names, request, guide, place, outlet }
+        Self { tokens, names, request, adapter: None, guide, place, outlet }
+    }
+
+    /// The same, computed with an adapter.
+    pub(crate) fn with(self, adapter: Option<Arc<Adapter>>) -> Self {
+        Self { adapter, ..self }
     }
 
     /// What it needs of the cache.
@@ -88,6 +96,8 @@ pub(crate) struct Running {
     allowance: u32,
     output: OutputRules,
     sampler: Sampler,
+    /// What is added to the model for it. It is there until the last sequence that has it ends.
+    pub(crate) adapter: Option<Arc<Adapter>>,
     /// Follows the output, if it has a format.
     guide: Option<Guide>,
     /// Logits that wait for the guide.
@@ -127,7 +137,7 @@ pub(crate) enum End {
 impl Running {
     /// Admits `arrival` after `age` others; it has no blocks yet.
     pub(crate) fn new(arrival: Arrival, age: u64) -> Self {
-        let Arrival { tokens, names, request, guide, place, outlet } = arrival;
+        let Arrival { tokens, names, request, adapter, guide, place, outlet } = arrival;
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
@@ -145,6 +155,7 @@ impl Running {
             allowance: request.allowance,
             output: request.output,
             sampler,
+            adapter,
             guide,
             held: None,
             place,
@@ -284,7 +295,8 @@ impl Running {
     /// What computing the next `count` tokens is.
     pub(crate) fn work(&self, count: u32) -> Work {
         let (_, first, sampled) = self.turn(count);
-        Work { tokens: count, first, sampled, phase: self.phase() }
+        let extra = self.adapter.as_ref().map_or(0, |adapter| adapter.extra_work());
+        Work { tokens: count, first, sampled, phase: self.phase(), extra }
     }
 
     /// Notes that `count` tokens were computed.
@@ -505,6 +517,7 @@ mod tests {
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
             share: Share::of(ProjectId::from_u128(1)),
             salt: SALT,
+            adapter: None,
         };
         let names = Names::new(BlockNames::new(&ModelDigest::new("model"), SALT, 2), 2);
         let mut running = Running::new(Arrival::new(request, names, None, outlet), 0);

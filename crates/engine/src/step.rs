@@ -1,5 +1,8 @@
 //! The input of one forward pass: tokens of many sequences in one flat list.
 
+use std::sync::Arc;
+
+use crate::adapter::{self, Adapter, Group};
 use crate::blocks::Block;
 
 /// One ragged step. Rows are tokens; the rows of a sequence are consecutive and in order.
@@ -17,6 +20,8 @@ pub(crate) struct Step {
     pub(crate) tables: Vec<Block>,
     /// Rows whose logits are wanted, ascending.
     pub(crate) sampled: Vec<u32>,
+    /// Rows that ask for adapters.
+    pub(crate) groups: Vec<Group>,
 }
 
 impl Step {
@@ -36,6 +41,12 @@ impl Step {
         if sample {
             self.sampled.push(self.tokens.len() as u32 - 1);
         }
+    }
+
+    /// Has `adapter` added to the last `count` rows.
+    pub(crate) fn adapt(&mut self, adapter: &Arc<Adapter>, count: u32) {
+        let first = self.tokens.len() as u32 - count;
+        adapter::group(&mut self.groups, adapter, first, count);
     }
 }
 

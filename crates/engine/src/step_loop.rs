@@ -310,6 +310,9 @@ impl StepLoop {
                 let (tokens, first, sampled) = running.turn(turn.tokens);
                 let blocks = Blocks { table: &running.blocks, block_tokens };
                 step.push(tokens, first, blocks, sampled);
+                if let Some(adapter) = &running.adapter {
+                    step.adapt(adapter, turn.tokens);
+                }
             }
             lots.push(Lot { step, turns, works, running: taken });
         }

@@ -75,7 +75,7 @@ impl Neighbours {
         order: FetchOrder,
     ) -> Result<Fetched, WorkerError> {
         let Some(connect) = self.connect.get() else { return Ok(Fetched::default()) };
-        let names = engine.block_names(order.salt, &order.tokens);
+        let names = engine.block_names(&order.model, order.salt, &order.tokens);
         let here = engine.count_cached(names.clone()).await;
         let state = engine.state();
         let room = names.len().min(here + state.free_blocks as usize);

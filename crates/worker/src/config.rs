@@ -11,9 +11,12 @@ use serde::Deserialize;
 
 use crate::notice::NoticeSettings;
 
+mod adapters;
 mod link;
 mod notices;
 
+pub use self::adapters::AdapterSettings;
+use self::adapters::RawAdapter;
 pub use self::link::Others;
 use self::link::{Link, RawTls};
 use self::notices::RawNotices;
@@ -52,6 +55,9 @@ pub struct RawWorker {
     /// What to serve.
     #[serde(default)]
     model: RawModel,
+    /// What to serve beside it: adapters of it.
+    #[serde(default)]
+    adapters: Vec<RawAdapter>,
     /// How much to hold and compute at a time.
     #[serde(default)]
     engine: EngineSettings,
@@ -131,6 +137,8 @@ pub struct WorkerSettings {
     pub model_name: String,
     /// Where the model is.
     pub model: ModelSource,
+    /// Adapters of the model, which are served as models of their own.
+    pub adapters: Vec<AdapterSettings>,
     /// How much to hold and compute at a time.
     pub engine: EngineConfig,
 }
@@ -150,6 +158,7 @@ impl RawWorker {
             notices: Vec::new(),
             announce: None,
             model: RawModel::default(),
+            adapters: Vec::new(),
             engine: EngineSettings::default(),
         }
     }
@@ -188,6 +197,7 @@ impl RawWorker {
             announce: self.announce.map(|RawAnnounce { redis, address }| (redis, address)),
             model_name: self.model.check_name(&mut problems),
             model: self.model.source(),
+            adapters: adapters::check(self.adapters, &self.model.name, &mut problems),
             engine: self.engine.fill(),
         };
         problems.into_result(settings)

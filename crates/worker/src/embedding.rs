@@ -30,6 +30,7 @@ pub struct EmbeddingWorker {
     places: u32,
     incarnation: IncarnationId,
     rent: watch::Sender<Rent>,
+    models: watch::Sender<Arc<[ModelInfo]>>,
     zone: String,
     drain: Arc<Drain>,
     drain_timeout: Duration,
@@ -64,11 +65,13 @@ impl EmbeddingWorker {
         let encoder = Encoder::load(ModelName::new(name), folder, progress)?;
         let EngineConfig { max_waiting, compute_threads, .. } = *config;
         let embedder = Embedder::start(encoder, EmbedderConfig { max_waiting, compute_threads })?;
+        let models = watch::Sender::new(Arc::from([embedder.info().clone()]));
         Ok(Self {
             embedder,
             places: max_waiting.saturating_add(1),
             incarnation: IncarnationId::generate(),
             rent: watch::Sender::new(rent),
+            models,
             zone: String::new(),
             drain: Drain::new(),
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
@@ -121,7 +124,7 @@ impl Worker for EmbeddingWorker {
             rents: self.rent.subscribe(),
             leaving: self.drain.watch(),
             zone: self.zone.clone(),
-            info: self.embedder.info().clone(),
+            models: self.models.subscribe(),
             incarnation: self.incarnation,
         };
         let total_blocks = self.places;

@@ -1,10 +1,13 @@
 //! The worker contract on top of an engine in this process.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, Rent, Stage};
+use domain::{
+    FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent, Stage,
+};
 use engine::{
     Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
 };
@@ -21,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cache::{self, Connect, Neighbours};
 use crate::drain::{Drain, Leaving, Seat};
 
-/// One model on one engine.
+/// One model and its adapters on one engine.
 pub struct LocalWorker {
     engine: Engine,
     info: ModelInfo,
@@ -41,6 +44,15 @@ pub enum StartError {
     /// The model cannot be loaded.
     #[error("load model")]
     Load(#[from] LoadError),
+    /// An adapter of it cannot be loaded.
+    #[error("load adapter `{name}`")]
+    Adapter {
+        /// What it was to be called.
+        name: String,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
     /// The engine cannot start.
     #[error("start engine")]
     Engine(#[from] EngineError),
@@ -56,7 +68,7 @@ impl LocalWorker {
         rent: Rent,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StartError> {
-        let model = Model::load(domain::ModelName::new(name), source, progress)?;
+        let model = Model::load(ModelName::new(name), source, progress)?;
         let (info, files) = (model.info().clone(), model.files().clone());
         let engine = Engine::start(model, config)?;
         let (incarnation, rent) = (IncarnationId::generate(), watch::Sender::new(rent));
@@ -93,8 +105,20 @@ impl LocalWorker {
         self.neighbours.reach(connect);
     }
 
+    /// Loads an adapter of the model from a folder in the layout of PEFT, and serves it as a model called `name`
+    /// from now on. Takes as long as reading it does, so call it off the network threads.
+    pub fn load_adapter(&self, name: &str, folder: &Path) -> Result<ModelInfo, StartError> {
+        let load = self.engine.load_adapter(ModelName::new(name), folder);
+        load.map_err(|error| StartError::Adapter { name: name.to_owned(), source: error })
+    }
+
+    /// Serves the adapter of this name to nobody new from now on; whether there was one.
+    pub fn unload_adapter(&self, name: &str) -> bool {
+        self.engine.unload_adapter(&ModelName::new(name))
+    }
+
     fn check_model(&self, model: &ModelDigest) -> Result<(), WorkerError> {
-        if *model == self.info.digest {
+        if self.engine.models().borrow().iter().any(|info| info.digest == *model) {
             return Ok(());
         }
         Err(WorkerError::ModelNotFound(model.clone()))
@@ -139,6 +163,7 @@ impl LocalWorker {
             output: start.output,
             share: start.share,
             salt: start.salt,
+            adapter: (start.model != self.info.digest).then_some(start.model),
         };
         self.engine.start_sequence(request).await.map_err(refused)
     }
@@ -161,7 +186,7 @@ impl Worker for LocalWorker {
             rents: self.rent.subscribe(),
             leaving: self.drain.watch(),
             zone: self.zone.clone(),
-            info: self.info.clone(),
+            models: self.engine.models(),
             incarnation: self.incarnation,
         };
         Ok(watching.states().boxed())
@@ -270,6 +295,7 @@ pub(crate) fn refused(refusal: Refusal) -> WorkerError {
         refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
             WorkerError::Invalid(refusal.to_string())
         }
+        Refusal::NoAdapter(digest) => WorkerError::ModelNotFound(digest),
         refusal @ Refusal::Format(_) => WorkerError::Format(refusal.to_string()),
         Refusal::Draining => WorkerError::Draining,
     }
@@ -281,7 +307,7 @@ pub(crate) struct Watching {
     pub(crate) rents: watch::Receiver<Rent>,
     pub(crate) leaving: watch::Receiver<Leaving>,
     pub(crate) zone: String,
-    pub(crate) info: ModelInfo,
+    pub(crate) models: watch::Receiver<Arc<[ModelInfo]>>,
     pub(crate) incarnation: IncarnationId,
 }
 
@@ -302,6 +328,7 @@ impl Watching {
             changed = self.states.changed() => changed,
             changed = self.rents.changed() => changed,
             changed = self.leaving.changed() => changed,
+            changed = self.models.changed() => changed,
         };
         changed.ok()
     }
@@ -312,7 +339,7 @@ impl Watching {
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         WorkerState {
             incarnation: self.incarnation,
-            models: vec![self.info.clone()],
+            models: self.models.borrow_and_update().to_vec(),
             free_blocks: state.free_blocks,
             total_blocks: state.total_blocks,
             running: state.running,

@@ -107,6 +107,7 @@ mod tests {
             first,
             sampled,
             phase: Phase::Prefill,
+            extra: 0,
         })
     }
 
@@ -171,7 +172,7 @@ mod tests {
         fn who_does_nothing_pays_nothing_and_changes_nothing(
             costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
         ) {
-            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode };
+            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode, extra: 0 };
             let at = at.index(works.len());
             let mut together = works.clone();
             together.insert(at, idle);
@@ -186,7 +187,8 @@ mod tests {
     #[test]
     fn streaming_the_weights_is_paid_equally_and_tokens_beyond_the_knee_by_the_token() {
         let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
-        let work = |tokens| Work { tokens, first: 0, sampled: false, phase: Phase::Prefill };
+        let work =
+            |tokens| Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0 };
 
         // Below the knee: 60 + 4 x 30, whoever has how many tokens.
         assert_eq!(shares(&costs, 180, &[work(1), work(2)]), [90, 90]);

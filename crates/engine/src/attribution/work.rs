@@ -11,6 +11,8 @@ pub(crate) struct Work {
     pub(crate) sampled: bool,
     /// To what end.
     pub(crate) phase: Phase,
+    /// What an adapter adds to the arithmetic of a token through the layers, in [`WORK_PARTS`] of it.
+    pub(crate) extra: u32,
 }
 
 /// To what end a sequence computes.
@@ -33,10 +35,11 @@ pub(crate) enum Loss {
     Migration,
 }
 
-/// What work asks of the machine, counted. Sums of whole numbers, exact up to 2^53.
+/// What work asks of the machine, counted. Sums of whole numbers, or of
+/// whole parts of a power of two: exact up to 2^43.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Demand {
-    /// Tokens through the layers.
+    /// Tokens through the layers; one with an adapter is more than one.
     pub(crate) tokens: f64,
     /// Pairs of a token and a position it attends.
     pub(crate) pairs: f64,
@@ -59,7 +62,7 @@ impl Demand {
 
     /// What the first `tokens` tokens of a prompt ask.
     pub(crate) fn of_prefix(tokens: u32) -> Self {
-        Work { tokens, first: 0, sampled: false, phase: Phase::Prefill }.demand()
+        Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0 }.demand()
     }
 }
 
@@ -71,9 +74,13 @@ impl Work {
         let pairs = tokens * (f64::from(self.first) + 1.0) + tokens * (tokens - 1.0).max(0.0) / 2.0;
         let context = f64::from(self.first) + tokens;
         let reads = context * f64::from(self.tokens.div_ceil(ROWS_PER_READ));
-        Demand { tokens, pairs, reads, rows: f64::from(u8::from(self.sampled)) }
+        let whole = 1.0 + f64::from(self.extra) / f64::from(WORK_PARTS);
+        Demand { tokens: tokens * whole, pairs, reads, rows: f64::from(u8::from(self.sampled)) }
     }
 }
 
 /// Rows of one sequence that find keys and values in the processor's own caches after the first of them.
 const ROWS_PER_READ: u32 = 32;
+
+/// The unit of extra work: fine enough, and a power of two, so that sums of it are exact.
+pub(crate) const WORK_PARTS: u32 = 1_024;

@@ -179,7 +179,7 @@ fn encode(weights: &Tensor, tensor: &Planned) -> CandleResult<Vec<u8>> {
 }
 
 /// Rows `(half, pair)` of each head to `(pair, half)`: the order that GGUF files have for `llama`. Biases too.
-fn interleave(weights: &Tensor, heads: usize) -> CandleResult<Tensor> {
+pub(crate) fn interleave(weights: &Tensor, heads: usize) -> CandleResult<Tensor> {
     let dims = weights.dims().to_vec();
     let rest = dims[1..].iter().product::<usize>();
     let split = weights.reshape((heads, 2, dims[0] / heads / 2, rest))?;

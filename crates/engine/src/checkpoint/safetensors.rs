@@ -342,7 +342,7 @@ impl Checkpoint for Folder {
     }
 }
 
-fn map(weights: &[PathBuf]) -> Result<MmapedSafetensors, LoadError> {
+pub(super) fn map(weights: &[PathBuf]) -> Result<MmapedSafetensors, LoadError> {
     // SAFETY: the files are read-only to us; who truncates a model file in use kills the process, as with
     // any mapped file.
     unsafe { MmapedSafetensors::multi(weights) }.map_err(|error| malformed(&error))

@@ -3,8 +3,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::transformer::{ExpertNames, Loading};
-use super::{Experts, Shape};
+use super::{Experts, Place, Shape};
 use crate::LoadError;
+use crate::adapter::Adapted;
 use crate::checkpoint::Checkpoint;
 use crate::ops::Pool;
 use crate::ops::gate::{Activation, gated};
@@ -58,18 +59,22 @@ impl FeedForward {
     }
 
     /// `x` `[rows, hidden]` to what is added to it.
-    pub(super) fn apply(&self, x: &Tensor, pool: &Pool) -> Result<Tensor> {
+    pub(super) fn apply(&self, x: &Tensor, adapted: Adapted<'_>, pool: &Pool) -> Result<Tensor> {
         match self {
-            Self::One(gated) => gated.apply(x, pool),
+            Self::One(gated) => gated.apply(x, adapted, pool),
             Self::Mixture(mixture) => mixture.apply(x, pool),
         }
     }
 }
 
 impl Gated {
-    fn apply(&self, x: &Tensor, pool: &Pool) -> Result<Tensor> {
-        let gated = gated(&self.gate_and_up.apply(x, pool)?, self.activation, pool)?;
-        self.down.apply(&gated, pool)
+    fn apply(&self, x: &Tensor, adapted: Adapted<'_>, pool: &Pool) -> Result<Tensor> {
+        let gate_and_up = self.gate_and_up.apply(x, pool)?;
+        adapted.add(Place::GateAndUp, x, &gate_and_up, pool)?;
+        let gated = gated(&gate_and_up, self.activation, pool)?;
+        let down = self.down.apply(&gated, pool)?;
+        adapted.add(Place::Down, &gated, &down, pool)?;
+        Ok(down)
     }
 }
 
@@ -115,7 +120,9 @@ impl Mixture {
             }
             let ids: Vec<u32> = chosen.iter().map(|(row, _)| *row as u32).collect();
             let taken = x.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-            let output = expert.apply(&taken, pool)?.flatten_all()?.to_vec1::<f32>()?;
+            // Experts have no adapters.
+            let plain = Adapted { groups: &[], layer: 0 };
+            let output = expert.apply(&taken, plain, pool)?.flatten_all()?.to_vec1::<f32>()?;
             for ((row, rank), numbers) in chosen.iter().zip(output.chunks_exact(hidden)) {
                 let at = (row * self.shape.used + rank) * hidden;
                 outputs[at..at + hidden].copy_from_slice(numbers);

@@ -2,40 +2,52 @@
 //! `tests/architectures/make.py`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::*;
 use crate::ModelSource;
+use crate::adapter::Adapter;
 use crate::checkpoint;
 use crate::step::Blocks;
 
+/// What another implementation says to a text.
 #[derive(Deserialize)]
-struct Golden {
-    text: Vec<u32>,
+pub(crate) struct Golden {
+    pub(crate) text: Vec<u32>,
     /// By position.
     logits: BTreeMap<String, Vec<f32>>,
     greedy: Vec<u32>,
 }
 
-struct Case {
-    decoder: Box<dyn Decoder>,
-    golden: Golden,
+impl Golden {
+    pub(crate) fn read(folder: &Path) -> Self {
+        let golden = std::fs::read(folder.join("golden.json")).unwrap();
+        serde_json::from_slice(&golden).unwrap()
+    }
+}
+
+/// What we say to it, with an adapter or without.
+pub(crate) struct Case {
+    pub(crate) decoder: Box<dyn Decoder>,
+    pub(crate) adapter: Option<Arc<Adapter>>,
+    pub(crate) golden: Golden,
 }
 
 impl Case {
     fn open(name: &str) -> Self {
         let folder = folder().join(name);
-        let golden = std::fs::read(folder.join("golden.json")).unwrap();
+        let golden = Golden::read(&folder);
         let mut opened = checkpoint::open(&ModelSource::Folder(folder)).unwrap();
         let design = find(&opened.architecture).unwrap();
         let decoder = load(design, opened.checkpoint.as_mut(), &opened.shape, &mut |_| {}).unwrap();
-        Self { decoder, golden: serde_json::from_slice(&golden).unwrap() }
+        Self { decoder, adapter: None, golden }
     }
 
     /// The logits after each token of `text`, computed in chunks of this size.
-    fn logits(&self, text: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    pub(crate) fn logits(&self, text: &[u32], chunk: usize) -> Vec<Vec<f32>> {
         let shape = self.decoder.shape();
         let cache = KvCache::new(shape, 16, BLOCK_TOKENS).unwrap();
         let pool = Pool::new(2).unwrap();
@@ -45,6 +57,9 @@ impl Case {
         for (number, tokens) in text.chunks(chunk).enumerate() {
             let mut step = Step::default();
             step.push(tokens, (number * chunk) as u32, blocks, false);
+            if let Some(adapter) = &self.adapter {
+                step.adapt(adapter, tokens.len() as u32);
+            }
             step.sampled = (0..tokens.len() as u32).collect();
             let mut logits = Vec::new();
             self.decoder.forward(&step, &cache, &pool, &mut logits).unwrap();
@@ -52,39 +67,48 @@ impl Case {
         }
         all
     }
-}
 
-#[test]
-fn logits_are_those_of_another_implementation() {
-    for name in names() {
-        let case = Case::open(&name);
-        let logits = case.logits(&case.golden.text, 64);
+    pub(crate) fn check_logits(&self, name: &str) {
+        let logits = self.logits(&self.golden.text, 64);
         let mut worst = 0.0_f32;
-        for (position, expected) in &case.golden.logits {
-            let found = &logits[position.parse::<usize>().unwrap()];
-            let range = expected.iter().fold(0.0_f32, |range, logit| range.max(logit.abs()));
-            for (found, expected) in found.iter().zip(expected) {
-                worst = worst.max((found - expected).abs() / range);
-            }
+        for (position, expected) in &self.golden.logits {
+            worst = worst.max(distance(&logits[position.parse::<usize>().unwrap()], expected));
         }
         // Keys and values are kept in 16 bits here, and in 32 there.
         assert!(worst < 2e-3, "{name}: logits are off by {worst} of their range");
     }
-}
 
-#[test]
-fn greedy_continuations_are_those_of_another_implementation() {
-    for name in names() {
-        let case = Case::open(&name);
-        let mut text = case.golden.text[..30].to_vec();
-        for expected in &case.golden.greedy {
-            let logits = case.logits(&text, 64);
+    pub(crate) fn check_greedy(&self, name: &str) {
+        let mut text = self.golden.text[..30].to_vec();
+        for expected in &self.golden.greedy {
+            let logits = self.logits(&text, 64);
             let last = logits.last().unwrap();
             let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
             // Where two tokens are as good as equal, single precision does not decide.
             assert!(last[best] - last[*expected as usize] < 5e-3, "{name} at {}", text.len());
             text.push(*expected);
         }
+    }
+}
+
+/// How far logits are from others, in parts of the others' range.
+pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    let range = expected.iter().fold(0.0_f32, |range, logit| range.max(logit.abs()));
+    let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
+    differences.fold(0.0_f32, f32::max) / range
+}
+
+#[test]
+fn logits_are_those_of_another_implementation() {
+    for name in names() {
+        Case::open(&name).check_logits(&name);
+    }
+}
+
+#[test]
+fn greedy_continuations_are_those_of_another_implementation() {
+    for name in names() {
+        Case::open(&name).check_greedy(&name);
     }
 }
 
@@ -109,7 +133,7 @@ fn names() -> Vec<String> {
     names
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/architectures")
 }
 

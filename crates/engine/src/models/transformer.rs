@@ -6,8 +6,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::feed_forward::FeedForward;
-use super::{Decoder, KvCache, Shape};
+use super::{Decoder, KvCache, Place, Shape};
 use crate::LoadError;
+use crate::adapter::Adapted;
 use crate::checkpoint::{Checkpoint, Part};
 use crate::model::Progress;
 use crate::ops::Pool;
@@ -277,7 +278,8 @@ impl Decoder for Transformer {
             let Some(turns) = local.as_ref().filter(|_| windowed).or(full.as_ref()) else {
                 candle_core::bail!("no rotation for layer {index}");
             };
-            let pass = Pass { step, pool, turns, shape: &self.shape, cache, index };
+            let adapted = Adapted { groups: &step.groups, layer: index };
+            let pass = Pass { step, pool, turns, shape: &self.shape, cache, index, adapted };
             x = (&x + pass.attend(layer, &x)?)?;
             x = (&x + pass.feed_forward(layer, &x)?)?;
         }
@@ -306,6 +308,7 @@ struct Pass<'a> {
     cache: &'a KvCache,
     /// Number of the layer.
     index: usize,
+    adapted: Adapted<'a>,
 }
 
 impl Pass<'_> {
@@ -314,6 +317,7 @@ impl Pass<'_> {
         let (keys, values) = (&self.cache.keys[self.index], &self.cache.values[self.index]);
         let x = rms_norm(x, &layer.attention_norm, epsilon)?;
         let mut projection = layer.query_key_value.apply(&x, self.pool)?;
+        self.adapted.add(Place::QueryKeyValue, &x, &projection, self.pool)?;
         if let Some(biases) = &layer.biases {
             projection = projection.broadcast_add(biases)?;
         }
@@ -349,12 +353,13 @@ impl Pass<'_> {
         };
         let attended = attention.apply(&projection, keys, values)?;
         let output = layer.attention_output.apply(&attended, self.pool)?;
+        self.adapted.add(Place::AttentionOutput, &attended, &output, self.pool)?;
         self.normalised(output, layer.attention_output_norm.as_ref())
     }
 
     fn feed_forward(&self, layer: &Layer, x: &Tensor) -> Result<Tensor> {
         let x = rms_norm(x, &layer.feed_forward_norm, self.shape.epsilon)?;
-        let output = layer.feed_forward.apply(&x, self.pool)?;
+        let output = layer.feed_forward.apply(&x, self.adapted, self.pool)?;
         self.normalised(output, layer.feed_forward_output_norm.as_ref())
     }
 

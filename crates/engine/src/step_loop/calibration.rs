@@ -84,6 +84,7 @@ impl StepLoop {
             output: OutputRules { ignore_eos: true, ..OutputRules::default() },
             share: Share::of(ProjectId::from_u128(0)),
             salt: CacheSalt::from_bytes([0; 16]),
+            adapter: None,
         };
         let mut readers = Vec::new();
         for _ in 0..scene.sequences.min(self.config.max_sequences) {

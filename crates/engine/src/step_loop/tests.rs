@@ -142,6 +142,7 @@ fn request(tenant: u128, prompt: Vec<u32>, output: u32) -> Request {
         output: OutputRules { ignore_eos: true, ..OutputRules::default() },
         share: Share::of(ProjectId::from_u128(tenant)),
         salt: CacheSalt::of(ProjectId::from_u128(tenant)),
+        adapter: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine through its public interface, with the real weights of the demo model.
 
 mod accounting;
+mod adapters;
 mod admission;
 mod conservation;
 mod embedding;

@@ -142,7 +142,7 @@ proptest! {
             answer(&engine, salted(1, theirs.clone())).await;
 
             let first = answer(&engine, salted(2, theirs.clone())).await;
-            let known: Vec<_> = engine.block_names(CacheSalt::from_bytes([2; 16]), &own.prompt);
+            let known: Vec<_> = engine.block_names(&engine.info().digest, CacheSalt::from_bytes([2; 16]), &own.prompt);
             let known = engine.count_cached(known).await as u32;
 
             prop_assert_eq!((first.usage.cached_tokens, first.usage.times.saved), (0, GpuTime::ZERO));
@@ -320,7 +320,7 @@ fn blocks_of_one_engine_serve_another() {
     let asked = telling(3, 150, 20);
     block_on(async {
         let expected = answer(&here, asked.clone()).await;
-        let names = here.block_names(asked.salt, &asked.prompt);
+        let names = here.block_names(&here.info().digest, asked.salt, &asked.prompt);
         assert_eq!(here.count_cached(names.clone()).await, 4);
         let block_bytes = until(&there, |state| state.block_bytes > 0).await.block_bytes;
 
@@ -382,10 +382,10 @@ fn readers_know_what_the_cache_holds() {
 
         assert_eq!(known.len(), state.cached_blocks as usize);
         let last = telling(5, 140, 30);
-        let names = engine.block_names(last.salt, &last.prompt);
+        let names = engine.block_names(&engine.info().digest, last.salt, &last.prompt);
         assert!(names.iter().all(|name| known.contains(&name.short())), "the last text is there");
         let first = telling(0, 140, 30);
-        let names = engine.block_names(first.salt, &first.prompt);
+        let names = engine.block_names(&engine.info().digest, first.salt, &first.prompt);
         assert!(!known.contains(&names[3].short()), "the first text had to go");
     });
 }

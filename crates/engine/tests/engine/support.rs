@@ -80,6 +80,7 @@ pub(crate) fn request(prompt: &[u32], max_output: u32) -> Request {
         output: OutputRules::default(),
         share: Share::of(ProjectId::from_u128(1)),
         salt: CacheSalt::from_bytes([1; 16]),
+        adapter: None,
     }
 }
 
