@@ -38,6 +38,12 @@ struct Notes {
     ends: Arc<Mutex<Vec<(End, Duration)>>>,
 }
 
+impl Notes {
+    const fn end_as(&mut self, end: End) {
+        self.end = end;
+    }
+}
+
 impl Drop for Notes {
     fn drop(&mut self) {
         self.ends.lock().unwrap().push((self.end, self.began.elapsed()));
@@ -70,11 +76,11 @@ impl Racer {
                     _ => finished(FinishReason::Length),
                 };
                 if wishes.are_to_waive() {
-                    notes.end = End::Waived;
+                    notes.end_as(End::Waived);
                     return None;
                 }
                 if matches!(event, Event::Finished { .. }) {
-                    notes.end = End::Read;
+                    notes.end_as(End::Read);
                 }
                 Some((event, (notes, wishes, told + 1)))
             },
