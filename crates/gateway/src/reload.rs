@@ -113,7 +113,7 @@ impl Reloads {
             match self.link.worker(address) {
                 Ok(worker) => router.join(address.clone(), worker),
                 Err(error) => {
-                    tracing::warn!(worker = %address, error = %error, "worker has no address")
+                    tracing::warn!(worker = %address, error = %error, "worker has no address");
                 }
             }
         }

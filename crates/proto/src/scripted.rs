@@ -376,16 +376,15 @@ impl Script {
             let blocked = !at_end && self.produced >= self.allowance;
             tokio::select! {
                 biased;
-                wish = wishes.next(), if !self.deaf => match wish {
-                    Some((allowance, stop)) => {
+                wish = wishes.next(), if !self.deaf => {
+                    if let Some((allowance, stop)) = wish {
                         self.allowance = self.allowance.max(allowance);
                         self.stop = stop;
-                    }
-                    None => {
+                    } else {
                         self.stop = self.stop.or(Some(FinishReason::Cancelled));
                         self.deaf = true;
                     }
-                },
+                }
                 () = &mut pause, if paused => paused = false,
                 () = std::future::ready(()), if self.stop.is_some() || !(blocked || paused) => return,
             }

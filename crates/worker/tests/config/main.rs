@@ -24,10 +24,12 @@ const EXAMPLES: &[&str] = &[
     "machine",
     "[announce]",
     "redis",
+    "[[adapters]]",
 ];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] = &["", "[tls]", "[[notices]]", "[announce]", "[model]", "[engine]"];
+const TABLES: &[&str] =
+    &["", "[tls]", "[[notices]]", "[announce]", "[model]", "[[adapters]]", "[engine]"];
 
 #[test]
 fn the_example_is_a_worker_as_it_stands() {
@@ -71,9 +73,15 @@ fn settings(text: &str) -> WorkerSettings {
 
 /// The example with those settings in force that are only shown, if they are `wanted`.
 fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
-    let line = |line: &str| match line.strip_prefix("# ") {
-        Some(shown) if is_setting(shown) && wanted(name(shown)) => format!("{shown}\n"),
-        _ => format!("{line}\n"),
+    // What a table that is only shown has in it is only shown too.
+    let mut table = true;
+    let line = |line: &str| {
+        let shown = line.strip_prefix("# ").unwrap_or(line);
+        if shown.starts_with('[') && TABLES.contains(&shown) {
+            table = shown == line || wanted(shown);
+        }
+        let in_force = is_setting(shown) && table && wanted(name(shown));
+        if in_force { format!("{shown}\n") } else { format!("{line}\n") }
     };
     EXAMPLE.lines().map(line).collect()
 }

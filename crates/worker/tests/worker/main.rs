@@ -1,5 +1,6 @@
 //! The worker contract, kept by every implementation of it.
 
+mod adapters;
 mod conformance;
 mod draining;
 mod embedding;
