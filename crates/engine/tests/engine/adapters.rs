@@ -204,6 +204,7 @@ fn an_adapter_beside_a_gguf_file_says_what_it_says_beside_the_same_weights_in_a_
 }
 
 /// What loading says to the adapter `demo` with other settings, or with a file made of its own.
+#[expect(clippy::needless_pass_by_value, reason = "settings are made for one call")]
 fn refusal(settings: Value, file: impl FnOnce(&[u8]) -> Vec<u8>) -> LoadError {
     let changed = tempfile::tempdir().unwrap();
     let config = std::fs::read(folder("demo").join(CONFIG)).unwrap();

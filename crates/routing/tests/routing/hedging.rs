@@ -100,7 +100,7 @@ async fn stopped(wishes: &mut Wishes) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn finished(reason: FinishReason) -> Event {

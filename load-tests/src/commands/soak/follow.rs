@@ -70,11 +70,11 @@ pub(super) async fn follow(worker: Arc<dyn Worker>, order: Order) -> Followed {
         order,
         tally,
     };
-    reading.to_the_end(generation).await
+    reading.follow_to_its_end(generation).await
 }
 
 impl Reading {
-    async fn to_the_end(mut self, mut generation: Generation) -> Followed {
+    async fn follow_to_its_end(mut self, mut generation: Generation) -> Followed {
         loop {
             if self.has_enough(None) && self.ends() {
                 return self.leave();
