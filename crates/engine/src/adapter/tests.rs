@@ -76,14 +76,14 @@ fn load(folder: &Path) -> Model {
 #[test]
 fn logits_are_those_of_another_implementation() {
     for name in NAMES {
-        Pair::of(name).case().check_logits(name);
+        Pair::of(name).case().check_logits(name, FROM_PEFT);
     }
 }
 
 #[test]
 fn greedy_continuations_are_those_of_another_implementation() {
     for name in NAMES {
-        Pair::of(name).case().check_greedy(name);
+        Pair::of(name).case().check_greedy(name, EQUAL);
     }
 }
 
@@ -91,11 +91,11 @@ fn greedy_continuations_are_those_of_another_implementation() {
 fn an_adapter_is_as_good_as_merged_into_its_base() {
     for name in NAMES {
         let (beside, merged) = (Pair::of(name).case(), Pair::of(name).merged());
-        merged.check_greedy(name);
+        merged.check_greedy(name, EQUAL);
         let text = &beside.golden.text;
         for (found, expected) in beside.logits(text, 64).iter().zip(merged.logits(text, 64)) {
             let distance = distance(found, &expected);
-            assert!(distance < 2e-3, "{name}: logits are off by {distance} of their range");
+            assert!(distance < 1e-3, "{name}: logits are off by {distance} of their range");
         }
     }
 }
@@ -130,5 +130,10 @@ fn an_adapter_costs_what_it_adds_to_the_arithmetic() {
     assert!(extra("llama-some") < extra("llama") / 3);
 }
 
+/// Parts of the range of logits. These adapters are as large as the weights that they are beside, and enlarge what
+/// keys and values lose in 16 bits; the same numbers merged into the weights are as far off.
+const FROM_PEFT: f32 = 1e-2;
+/// Where that decides between two tokens.
+const EQUAL: f32 = 5e-2;
 const NAMES: &[&str] =
     &["llama", "llama-some", "qwen2", "gemma2", "phi3", "mixtral", "demo", "demo-other"];

@@ -68,24 +68,24 @@ impl Case {
         all
     }
 
-    pub(crate) fn check_logits(&self, name: &str) {
+    pub(crate) fn check_logits(&self, name: &str, bound: f32) {
         let logits = self.logits(&self.golden.text, 64);
         let mut worst = 0.0_f32;
         for (position, expected) in &self.golden.logits {
             worst = worst.max(distance(&logits[position.parse::<usize>().unwrap()], expected));
         }
         // Keys and values are kept in 16 bits here, and in 32 there.
-        assert!(worst < 2e-3, "{name}: logits are off by {worst} of their range");
+        assert!(worst < bound, "{name}: logits are off by {worst} of their range");
     }
 
-    pub(crate) fn check_greedy(&self, name: &str) {
+    pub(crate) fn check_greedy(&self, name: &str, equal: f32) {
         let mut text = self.golden.text[..30].to_vec();
         for expected in &self.golden.greedy {
             let logits = self.logits(&text, 64);
             let last = logits.last().unwrap();
             let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
             // Where two tokens are as good as equal, single precision does not decide.
-            assert!(last[best] - last[*expected as usize] < 5e-3, "{name} at {}", text.len());
+            assert!(last[best] - last[*expected as usize] < equal, "{name} at {}", text.len());
             text.push(*expected);
         }
     }
@@ -101,14 +101,14 @@ pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn logits_are_those_of_another_implementation() {
     for name in names() {
-        Case::open(&name).check_logits(&name);
+        Case::open(&name).check_logits(&name, 2e-3);
     }
 }
 
 #[test]
 fn greedy_continuations_are_those_of_another_implementation() {
     for name in names() {
-        Case::open(&name).check_greedy(&name);
+        Case::open(&name).check_greedy(&name, 5e-3);
     }
 }
 
