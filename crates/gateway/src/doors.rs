@@ -32,6 +32,7 @@ pub(crate) struct Doors<'a> {
     pub(crate) gateway: &'a Arc<Gateway>,
     pub(crate) listeners: [Listener; 2],
     pub(crate) admin: AdminApi,
+    /// Who serves until this gateway does.
     pub(crate) predecessor: Option<Predecessor>,
 }
 
@@ -68,9 +69,7 @@ impl Doors<'_> {
         let connections = Connections::default();
         let door = Door::new(App::new(Arc::clone(gateway)), connections.clone());
         let serving = serve(listener, settings, door, stopped)?;
-        if let Some(predecessor) = &mut predecessor
-            && settings.store.shares_quotas()
-        {
+        if let Some(predecessor) = &mut predecessor {
             predecessor.relieve().await?;
         }
 

@@ -118,6 +118,8 @@ pub async fn run(
         predecessor.relieve().await?;
         predecessor.gone().await;
     }
+    // Who has gone already cannot be waited for.
+    let predecessor = predecessor.filter(|_| settings.store.shares_quotas());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = Arc::new(store::open(&settings.store, Arc::clone(&clock)).await?);
     let outside = Outside::new()?;
