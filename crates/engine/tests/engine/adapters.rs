@@ -195,13 +195,16 @@ fn an_adapter_beside_a_gguf_file_says_what_it_says_beside_the_same_weights_in_a_
     let [file, folder] = [file, quantized].map(|source| {
         let engine = Engine::start(load(&source), EngineConfig::default()).unwrap();
         let adapter = adapt(&engine, "demo-other");
-        block_on(answer(&engine, telling(2, 30, Some(&adapter))))
+        [None, Some(&adapter)].map(|adapter| block_on(answer(&engine, telling(2, 30, adapter))))
     });
-    assert_eq!(file.ids, folder.ids);
-    for (one, other) in file.logprobs.iter().zip(&folder.logprobs) {
-        // Quantized kernels round what they multiply, too, and heads are in another order.
-        assert!((one.logprob - other.logprob).abs() < 0.15, "{one:?} and {other:?}");
-    }
+    let apart = |at: usize| {
+        let pairs = file[at].logprobs.iter().zip(&folder[at].logprobs);
+        pairs.map(|(one, other)| (one.logprob - other.logprob).abs()).fold(0.0, f32::max)
+    };
+    assert_eq!(file[0].ids, folder[0].ids);
+    assert_eq!(file[1].ids, folder[1].ids);
+    // Quantized kernels round what they multiply, and heads are in another order; a strong adapter makes more of it.
+    assert!(apart(1) < 10.0 * apart(0), "{} and {} without it", apart(1), apart(0));
 }
 
 /// What loading says to the adapter `demo` with other settings, or with a file made of its own.
