@@ -190,7 +190,9 @@ impl Database {
         }
         found.at_rest += 1;
         let requests = requests.nanos();
-        if gpu > requests || (gpu < requests && lost == 0) {
+        // What was told of a sequence that its gateway then gave up is in its row, and in the worker's abandoned time.
+        let most = requests + accounts.abandoned.nanos();
+        if gpu > most || (gpu < requests && lost == 0) {
             found.differences.push(format!(
                 "{name}: rows say {gpu} ns for requests, the worker said {requests} ns \
                  (rows may still be on their way; verify again in a minute)"
