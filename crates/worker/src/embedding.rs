@@ -4,11 +4,11 @@
 //! [`WorkerError::Draining`], so that whoever sent it sends it elsewhere; its time is written off.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{IncarnationId, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent, Stage};
+use domain::{ModelDigest, ModelFiles, ModelInfo, ModelName, Rent};
 use engine::{
     Embedder, EmbedderConfig, Encoder, EngineConfig, LoadError, ModelSource, Progress, Vectors,
 };
@@ -17,24 +17,18 @@ use proto::{
     EmbedOrder, Embedded, Generation, Start, StateStream, Worker, WorkerError, WorkerState,
 };
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::drain::Drain;
 use crate::hosted::Hosted;
-use crate::local::{DEFAULT_DRAIN_TIMEOUT, StartError, Watching, broken, refused};
+use crate::local::{StartError, broken, refused};
+use crate::post::Post;
 
 /// One model that embeds.
 pub struct EmbeddingWorker {
     embedder: Embedder,
     /// Orders that may be on it, waiting ones included.
     places: u32,
-    incarnation: IncarnationId,
-    rent: watch::Sender<Rent>,
     models: watch::Sender<Arc<[ModelInfo]>>,
-    zone: String,
-    drain: Arc<Drain>,
-    drain_timeout: Duration,
-    evacuating: Mutex<Option<AbortOnDropHandle<()>>>,
+    post: Post,
 }
 
 impl EmbeddingWorker {
@@ -66,24 +60,15 @@ impl EmbeddingWorker {
         let EngineConfig { max_waiting, compute_threads, .. } = *config;
         let embedder = Embedder::start(encoder, EmbedderConfig { max_waiting, compute_threads })?;
         let models = watch::Sender::new(Arc::from([embedder.info().clone()]));
-        Ok(Self {
-            embedder,
-            places: max_waiting.saturating_add(1),
-            incarnation: IncarnationId::generate(),
-            rent: watch::Sender::new(rent),
-            models,
-            zone: String::new(),
-            drain: Drain::new(),
-            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
-            evacuating: Mutex::default(),
-        })
+        let places = max_waiting.saturating_add(1);
+        Ok(Self { embedder, places, models, post: Post::new(rent) })
     }
 
     /// The same worker on a machine in `zone`, which has `drain_timeout` for what it has when it is told to leave and
     /// not when.
     #[must_use]
     pub fn placed(mut self, zone: String, drain_timeout: Duration) -> Self {
-        (self.zone, self.drain_timeout) = (zone, drain_timeout);
+        self.post = self.post.placed(zone, drain_timeout);
         self
     }
 
@@ -105,7 +90,7 @@ impl Worker for EmbeddingWorker {
     async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
         self.check(&order.model)?;
         let EmbedOrder { request, texts, share, .. } = order;
-        let mut seat = self.drain.seat_of_texts(&texts);
+        let mut seat = self.post.drain.seat_of_texts(&texts);
         let embedding = self.embedder.submit(texts, share).map_err(refused)?;
         tracing::debug!(request = %request, "texts accepted");
         tokio::select! {
@@ -119,40 +104,24 @@ impl Worker for EmbeddingWorker {
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        let watching = Watching {
-            states: self.embedder.watch(),
-            rents: self.rent.subscribe(),
-            leaving: self.drain.watch(),
-            zone: self.zone.clone(),
-            models: self.models.subscribe(),
-            incarnation: self.incarnation,
-        };
+        let states = self.post.states(self.embedder.watch(), self.models.subscribe());
         let total_blocks = self.places;
         let with_places = move |state: WorkerState| {
             // It keeps no blocks; what bounds it is how many orders may be on it.
             let taken = state.running.saturating_add(state.waiting);
             WorkerState { total_blocks, free_blocks: total_blocks.saturating_sub(taken), ..state }
         };
-        Ok(watching.states().map(with_places).boxed())
+        Ok(states.map(with_places).boxed())
     }
 
     async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
-        tracing::info!(leaves_in = ?leaves_in, "draining");
         self.embedder.drain();
-        self.drain.leave(leaves_in, self.drain_timeout);
-        let mut evacuating = self.evacuating.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = || AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.drain).evacuate()));
-        evacuating.get_or_insert_with(begin);
+        self.post.leave(leaves_in);
         Ok(())
     }
 
     async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
-        tracing::info!(
-            price_per_hour_usd = %rent.per_hour(),
-            capacity = rent.capacity().name(),
-            "price changed"
-        );
-        self.rent.send_replace(rent);
+        self.post.set_price(rent);
         Ok(())
     }
 
@@ -169,15 +138,14 @@ impl Hosted for EmbeddingWorker {
     }
 
     fn warn(&self) {
-        self.drain.warn();
+        self.post.drain.warn();
     }
 
     async fn draining(&self) {
-        // The sender is this worker's, so waiting cannot fail.
-        let _ = self.drain.watch().wait_for(|leaving| leaving.stage > Stage::Serving).await;
+        self.post.draining().await;
     }
 
     async fn out(&self) {
-        self.drain.out().await;
+        self.post.drain.out().await;
     }
 }

@@ -14,6 +14,7 @@ mod hosted;
 mod local;
 mod notice;
 mod plan;
+mod post;
 mod serve;
 mod start;
 

@@ -1,40 +1,29 @@
 //! The worker contract on top of an engine in this process.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{
-    FinishReason, IncarnationId, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent, Stage,
-};
-use engine::{
-    Engine, EngineConfig, EngineError, EngineState, LoadError, Model, ModelSource, Progress,
-};
+use domain::{FinishReason, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent};
+use engine::{Engine, EngineConfig, EngineError, LoadError, Model, ModelSource, Progress};
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
     BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixStream, Start,
-    StateStream, Wishes, Worker, WorkerError, WorkerState,
+    StateStream, Wishes, Worker, WorkerError,
 };
-use tokio::sync::watch;
-use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::cache::{self, Connect, Neighbours};
-use crate::drain::{Drain, Leaving, Seat};
+use crate::drain::Seat;
+use crate::post::Post;
 
 /// One model and its adapters on one engine.
 pub struct LocalWorker {
     engine: Engine,
     info: ModelInfo,
     files: ModelFiles,
-    incarnation: IncarnationId,
-    rent: watch::Sender<Rent>,
-    zone: String,
-    drain: Arc<Drain>,
-    drain_timeout: Duration,
-    evacuating: Mutex<Option<AbortOnDropHandle<()>>>,
+    post: Post,
     neighbours: Neighbours,
 }
 
@@ -71,26 +60,15 @@ impl LocalWorker {
         let model = Model::load(ModelName::new(name), source, progress)?;
         let (info, files) = (model.info().clone(), model.files().clone());
         let engine = Engine::start(model, config)?;
-        let (incarnation, rent) = (IncarnationId::generate(), watch::Sender::new(rent));
-        Ok(Self {
-            engine,
-            info,
-            files,
-            incarnation,
-            rent,
-            zone: String::new(),
-            drain: Drain::new(),
-            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
-            evacuating: Mutex::default(),
-            neighbours: Neighbours::default(),
-        })
+        let (post, neighbours) = (Post::new(rent), Neighbours::default());
+        Ok(Self { engine, info, files, post, neighbours })
     }
 
     /// The same worker on a machine in `zone`, which has `drain_timeout` for what it runs when it is told to
     /// leave and not when.
     #[must_use]
     pub fn placed(mut self, zone: String, drain_timeout: Duration) -> Self {
-        (self.zone, self.drain_timeout) = (zone, drain_timeout);
+        self.post = self.post.placed(zone, drain_timeout);
         self
     }
 
@@ -126,18 +104,17 @@ impl LocalWorker {
 
     /// Resolves when no sequence is on it, and nobody is likely to fetch blocks of those it handed over.
     pub async fn out(&self) {
-        self.drain.out().await;
+        self.post.drain.out().await;
     }
 
     /// Resolves when it takes nothing new.
     pub(crate) async fn draining(&self) {
-        // The sender is this worker's, so waiting cannot fail.
-        let _ = self.drain.watch().wait_for(|leaving| leaving.stage > Stage::Serving).await;
+        self.post.draining().await;
     }
 
     /// Tells watchers that its machine may go some day: it takes work, and others are the better choice.
     pub fn warn(&self) {
-        self.drain.warn();
+        self.post.drain.warn();
     }
 
     /// Ends at once: every sequence fails, with its last word on what it used.
@@ -174,41 +151,24 @@ impl Worker for LocalWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
         let allowance = start.allowance;
         let request = start.request;
-        let seat = self.drain.seat(&start);
+        let seat = self.post.drain.seat(&start);
         let sequence = self.start_sequence(start).await?;
         tracing::debug!(request = %request, "sequence accepted");
         Ok(Generation::new(allowance, |wishes| events(sequence, wishes, seat)))
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        let watching = Watching {
-            states: self.engine.watch(),
-            rents: self.rent.subscribe(),
-            leaving: self.drain.watch(),
-            zone: self.zone.clone(),
-            models: self.engine.models(),
-            incarnation: self.incarnation,
-        };
-        Ok(watching.states().boxed())
+        Ok(self.post.states(self.engine.watch(), self.engine.models()).boxed())
     }
 
     async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
-        tracing::info!(leaves_in = ?leaves_in, "draining");
         self.engine.drain();
-        self.drain.leave(leaves_in, self.drain_timeout);
-        let mut evacuating = self.evacuating.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = || AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.drain).evacuate()));
-        evacuating.get_or_insert_with(begin);
+        self.post.leave(leaves_in);
         Ok(())
     }
 
     async fn set_price(&self, rent: Rent) -> Result<(), WorkerError> {
-        tracing::info!(
-            price_per_hour_usd = %rent.per_hour(),
-            capacity = rent.capacity().name(),
-            "price changed"
-        );
-        self.rent.send_replace(rent);
+        self.post.set_price(rent);
         Ok(())
     }
 
@@ -300,67 +260,3 @@ pub(crate) fn refused(refusal: Refusal) -> WorkerError {
         Refusal::Draining => WorkerError::Draining,
     }
 }
-
-/// What a watcher is told of.
-pub(crate) struct Watching {
-    pub(crate) states: watch::Receiver<EngineState>,
-    pub(crate) rents: watch::Receiver<Rent>,
-    pub(crate) leaving: watch::Receiver<Leaving>,
-    pub(crate) zone: String,
-    pub(crate) models: watch::Receiver<Arc<[ModelInfo]>>,
-    pub(crate) incarnation: IncarnationId,
-}
-
-impl Watching {
-    /// The state now, and again whenever it changes.
-    pub(crate) fn states(mut self) -> impl Stream<Item = WorkerState> + Send {
-        let first = stream::iter([self.described()]);
-        let changes = stream::unfold(self, |mut watching| async move {
-            watching.changed().await?;
-            Some((watching.described(), watching))
-        });
-        first.chain(changes)
-    }
-
-    /// Waits for a change; `None` once the engine is gone.
-    async fn changed(&mut self) -> Option<()> {
-        let changed = tokio::select! {
-            changed = self.states.changed() => changed,
-            changed = self.rents.changed() => changed,
-            changed = self.leaving.changed() => changed,
-            changed = self.models.changed() => changed,
-        };
-        changed.ok()
-    }
-
-    fn described(&mut self) -> WorkerState {
-        let (state, rent) = (*self.states.borrow_and_update(), *self.rents.borrow_and_update());
-        let leaving = *self.leaving.borrow_and_update();
-        let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        WorkerState {
-            incarnation: self.incarnation,
-            models: self.models.borrow_and_update().to_vec(),
-            free_blocks: state.free_blocks,
-            total_blocks: state.total_blocks,
-            running: state.running,
-            waiting: state.waiting,
-            stage: leaving.stage,
-            leaves_in: leaving.leaves_at.map(left),
-            at_risk: leaving.at_risk,
-            zone: self.zone.clone(),
-            block_tokens: state.block_tokens,
-            block_bytes: state.block_bytes,
-            running_tokens: state.running_tokens,
-            waiting_tokens: state.waiting_tokens,
-            first_token_in: state.first_token_in(),
-            prompt_token_time: state.prompt_token_time,
-            step_time: state.step_time,
-            price_per_hour: rent.per_hour(),
-            capacity: rent.capacity(),
-            accounts: state.accounts,
-            attribution_error_ppm: state.attribution_error_ppm,
-        }
-    }
-}
-
-pub(crate) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
