@@ -28,27 +28,19 @@ impl WorkerLink {
 
     /// The worker at an address that somebody wrote down: over TLS if it says `https`.
     pub(crate) fn worker(&self, address: &str) -> Result<Arc<dyn Worker>, ConnectError> {
-        let is_secure = address.starts_with("https://");
-        match self.credentials.as_ref().filter(|_| is_secure) {
-            Some(credentials) => self.secured(address, credentials),
-            None => Ok(Arc::new(GrpcWorker::new(address, self.token.as_ref())?)),
-        }
+        let reached = GrpcWorker::reached(address, self.token.as_ref(), self.credentials.as_ref());
+        Ok(Arc::new(reached?))
     }
 
     /// The worker at an address that a directory told: over TLS if there is any, because whoever can write there
     /// could have us show prompts and the token to everybody else.
     pub(crate) fn found(&self, address: &str) -> Result<Arc<dyn Worker>, ConnectError> {
         match &self.credentials {
-            Some(credentials) => self.secured(address, credentials),
+            Some(credentials) => {
+                let secured = GrpcWorker::secured(address, self.token.as_ref(), credentials);
+                Ok(Arc::new(secured?))
+            }
             None => self.worker(address),
         }
-    }
-
-    fn secured(
-        &self,
-        address: &str,
-        credentials: &Arc<ClientCredentials>,
-    ) -> Result<Arc<dyn Worker>, ConnectError> {
-        Ok(Arc::new(GrpcWorker::secured(address, self.token.as_ref(), credentials)?))
     }
 }

@@ -79,6 +79,20 @@ impl GrpcWorker {
         Ok(Self::over((0..CONNECTIONS).map(|_| endpoint.connect_lazy()), &bearer))
     }
 
+    /// A worker at an address that somebody wrote down: over TLS if it says `https` and there are `credentials`.
+    pub fn reached(
+        address: &str,
+        token: Option<&Secret<String>>,
+        credentials: Option<&Arc<ClientCredentials>>,
+    ) -> Result<Self, ConnectError> {
+        match credentials {
+            Some(credentials) if address.starts_with("https://") => {
+                Self::secured(address, token, credentials)
+            }
+            _ => Self::new(address, token),
+        }
+    }
+
     /// A worker at `address` (`https://host:port`), which is believed if `credentials` say so, and shown what is
     /// in them; and `token` if there is one. What is wrong with a certificate shows when it is first used.
     pub fn secured(

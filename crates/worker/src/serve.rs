@@ -179,12 +179,7 @@ fn reach_others(
     credentials: Option<Arc<ClientCredentials>>,
 ) {
     worker.reach(Box::new(move |address| {
-        let other = match &credentials {
-            Some(credentials) if address.starts_with("https://") => {
-                GrpcWorker::secured(address, token.as_ref(), credentials)
-            }
-            _ => GrpcWorker::new(address, token.as_ref()),
-        };
+        let other = GrpcWorker::reached(address, token.as_ref(), credentials.as_ref());
         let other = other.map_err(|error| WorkerError::Unreachable(error.to_string()))?;
         Ok(Arc::new(other))
     }));
