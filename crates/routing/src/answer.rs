@@ -7,7 +7,6 @@
 //! exact; of one that vanished without it, what its tokens said is all that is known.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use domain::{
     CacheSalt, FinishReason, Format, GpuTime, Job, Logprobs, ModelName, NanoUsd, Stage, Times,
@@ -350,14 +349,11 @@ impl Answer {
     /// Takes what the worker says of itself in the place of what its tokens said.
     fn hear_last_word(&mut self, usage: &Usage) {
         let (usage, clamped) = evidence::bounded(usage, self.site.since.elapsed());
-        if clamped > GpuTime::ZERO {
-            let worker = self.worker();
-            tracing::warn!(worker, nanos = clamped.nanos(), "worker claims more time than passed");
-            let counter = &self.router.counters.clamped_nanos;
-            counter.fetch_add(clamped.nanos(), Ordering::Relaxed);
-            if let Some(running) = &mut self.running {
-                running.placed.in_flight.fail(&WorkerError::Failed(Lie::Usage.to_string()));
-            }
+        self.router.counters.clamped(self.worker(), clamped);
+        if clamped > GpuTime::ZERO
+            && let Some(running) = &mut self.running
+        {
+            running.placed.in_flight.fail(&WorkerError::Failed(Lie::Usage.to_string()));
         }
         self.here.gpu = usage.gpu;
         self.here.times = usage.times;

@@ -25,7 +25,7 @@ use crate::gate::{NoPlace, Turn};
 use crate::member::{InFlight, Member};
 use crate::patience::predicted_end;
 use crate::place::{Exit, LOOK_AGAIN, SOONEST};
-use crate::policy::{Asked, Field};
+use crate::policy::Field;
 use crate::queue::{Lane, Ticket};
 use crate::router::Router;
 
@@ -148,15 +148,7 @@ impl Router {
     /// Waits until a worker may be asked for a lot, and whom the model's policy chooses.
     async fn turn_of(&self, lot: &Lot, way: &Way) -> Result<(Turn, Arc<Member>), RouteError> {
         let Way { lane, began, ref failed } = *way;
-        let give_up = |NoPlace { retry_in }: NoPlace, nobody: bool| {
-            count(&self.counters.refused);
-            let (model, retry_in) = (lot.model.clone(), retry_in.max(SOONEST));
-            if nobody {
-                RouteError::NoWorker { model, retry_in }
-            } else {
-                RouteError::Full { model, retry_in }
-            }
-        };
+        let give_up = |place, nobody| self.no_place(&lot.model, place, nobody);
         let mut nobody = self.pool(&lot.order.model).is_none();
         let mut wait = self.wait(began, (!nobody).then_some(Duration::ZERO));
         let ticket = |id| Ticket::new(id, lane, lot.order.share, lot.tokens, began);
@@ -170,7 +162,7 @@ impl Router {
             }
             let now = Instant::now();
             let pool = self.pool(&lot.order.model).unwrap_or_default();
-            if let Some(member) = self.choose_for(lot, &pool, failed, now) {
+            if let Some(member) = self.choose_for(lot, &pool, failed) {
                 return Ok((turn, member));
             }
             nobody = !pool.iter().any(|member| member.is_full(now));
@@ -182,24 +174,8 @@ impl Router {
         }
     }
 
-    fn choose_for(
-        &self,
-        lot: &Lot,
-        pool: &[Arc<Member>],
-        failed: &[u32],
-        now: Instant,
-    ) -> Option<Arc<Member>> {
-        let share = lot.order.share;
-        let asked = Asked {
-            tokens: lot.tokens,
-            priority: share.priority,
-            session: lot.session,
-            due_in: self.settings().due.of(share.priority),
-            draw: self.draw(),
-            max_load_percent: self.settings().max_load_percent,
-            slow_start: self.settings().slow_start,
-            now,
-        };
+    fn choose_for(&self, lot: &Lot, pool: &[Arc<Member>], failed: &[u32]) -> Option<Arc<Member>> {
+        let asked = self.asked(lot.tokens, lot.order.share, lot.session);
         let policy = self.settings().policy_of(&lot.model);
         let best = |except: &[u32]| {
             let field = Field::new(&asked, pool, except, (&Vec::new(), 0));
@@ -299,7 +275,7 @@ impl Router {
     ) -> (Told, Usage) {
         let Embedded { vectors, usage } = embedded;
         let (usage, clamped) = evidence::bounded(&usage, wall);
-        self.clamp(member, clamped);
+        self.counters.clamped(member.name(), clamped);
         let usage = Usage {
             prompt_tokens: u32::try_from(lot.tokens).unwrap_or(u32::MAX),
             cached_tokens: 0,
@@ -316,15 +292,6 @@ impl Router {
         }
         let lie = WorkerError::Failed("it told vectors that cannot be".to_owned());
         (Told::Failed(Cause::Garbage, lie), usage)
-    }
-
-    fn clamp(&self, member: &Member, clamped: GpuTime) {
-        if clamped > GpuTime::ZERO {
-            let (worker, nanos) = (member.name(), clamped.nanos());
-            tracing::warn!(worker, nanos, "worker claims more time than passed");
-            let counter = &self.counters.clamped_nanos;
-            counter.fetch_add(nanos, std::sync::atomic::Ordering::Relaxed);
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::ModelDigest;
+use domain::{GpuTime, ModelDigest};
 use proto::WorkerState;
 use tokio::time::Instant;
 
@@ -152,6 +152,14 @@ struct WaitCounters {
 impl Counters {
     pub(crate) fn went_on(&self, cause: Cause) {
         count(&self.went_on[cause as usize]);
+    }
+
+    /// A worker claimed so much more time than passed.
+    pub(crate) fn clamped(&self, worker: &str, time: GpuTime) {
+        if time > GpuTime::ZERO {
+            tracing::warn!(worker, nanos = time.nanos(), "worker claims more time than passed");
+            self.clamped_nanos.fetch_add(time.nanos(), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn waited(&self, lane: Lane, wait: Duration) {

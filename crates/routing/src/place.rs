@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{BlockNames, ModelName, NanoUsd};
+use domain::{BlockNames, ModelName, NanoUsd, Share};
 use proto::{Generation, Start, WorkerError};
 use tokio::time::Instant;
 
@@ -96,15 +96,7 @@ impl Router {
         let began = Instant::now();
         let prompt = self.prompt(wanted);
         let gate = self.gate(&wanted.start.model);
-        let give_up = |NoPlace { retry_in }, nobody: bool| {
-            count(&self.counters.refused);
-            let (model, retry_in) = (wanted.model.clone(), retry_in.max(SOONEST));
-            if nobody {
-                RouteError::NoWorker { model, retry_in }
-            } else {
-                RouteError::Full { model, retry_in }
-            }
-        };
+        let give_up = |place, nobody| self.no_place(wanted.model, place, nobody);
         let mut nobody = self.pool(&wanted.start.model).is_none();
         let mut wait = self.wait(began, (!nobody).then_some(Duration::ZERO));
         let ticket = |id| Self::ticket(id, wanted, began);
@@ -158,9 +150,25 @@ impl Router {
         let prompt = self.prompt(wanted);
         let pool = self.pool(&wanted.start.model)?;
         let matches = self.prefixes.find(&prompt.names);
-        let asked = self.asked(wanted, &prompt);
+        let asked = self.asked(prompt.tokens, wanted.start.share, wanted.session);
         let field = Field::new(&asked, &pool, wanted.avoid, (&matches, prompt.block_tokens));
         prompt.policy.choose(&field).map(|at| Arc::clone(&pool[at]))
+    }
+
+    /// What is told to whoever finds no place: `nobody` serves the model, or nobody has room.
+    pub(crate) fn no_place(
+        &self,
+        model: &ModelName,
+        NoPlace { retry_in }: NoPlace,
+        nobody: bool,
+    ) -> RouteError {
+        count(&self.counters.refused);
+        let (model, retry_in) = (model.clone(), retry_in.max(SOONEST));
+        if nobody {
+            RouteError::NoWorker { model, retry_in }
+        } else {
+            RouteError::Full { model, retry_in }
+        }
     }
 
     pub(crate) fn wait(&self, began: Instant, hint: Option<Duration>) -> Wait {
@@ -205,16 +213,17 @@ impl Router {
         Prompt { block_tokens, names, policy: self.settings().policy_of(wanted.model), tokens }
     }
 
-    fn asked(&self, wanted: &Wanted<'_>, prompt: &Prompt) -> Asked {
-        let share = wanted.start.share;
+    /// A choice for so many tokens, now.
+    pub(crate) fn asked(&self, tokens: u64, share: Share, session: u64) -> Asked {
+        let settings = self.settings();
         Asked {
-            tokens: prompt.tokens,
+            tokens,
             priority: share.priority,
-            session: wanted.session,
-            due_in: self.settings().due.of(share.priority),
+            session,
+            due_in: settings.due.of(share.priority),
             draw: self.draw(),
-            max_load_percent: self.settings().max_load_percent,
-            slow_start: self.settings().slow_start,
+            max_load_percent: settings.max_load_percent,
+            slow_start: settings.slow_start,
             now: Instant::now(),
         }
     }
@@ -280,7 +289,7 @@ impl Router {
         (pool, matches): (&[Arc<Member>], &Matches),
         (except, preferred): (&[u32], Option<u32>),
     ) -> Option<(Arc<Member>, u64)> {
-        let asked = self.asked(wanted, prompt);
+        let asked = self.asked(prompt.tokens, wanted.start.share, wanted.session);
         let field = Field::new(&asked, pool, except, (matches, prompt.block_tokens));
         let ahead = preferred
             .and_then(|slot| pool.iter().position(|member| member.slot() == slot))
