@@ -53,6 +53,7 @@ pub struct Stores {
     /// What keys are hashed with.
     pub pepper: Pepper,
     presence: Presence,
+    neighbours: Option<Neighbours>,
 }
 
 /// Where other gateways could meet this one.
@@ -62,7 +63,7 @@ enum Presence {
     /// On a database that others could use as well.
     OnDatabase(Arc<dyn Clock>),
     /// At the bank they share.
-    AtBank(Arc<RedisBank>, Neighbours),
+    AtBank(Arc<RedisBank>),
 }
 
 /// The other seats of this data directory.
@@ -81,12 +82,16 @@ impl Stores {
             match &self.presence {
                 Presence::Alone => std::future::pending().await,
                 Presence::OnDatabase(clock) => self.greet(clock.as_ref()).await,
-                Presence::AtBank(bank, neighbours) => {
-                    tokio::join!(bank.run(), neighbours.run());
-                }
+                Presence::AtBank(bank) => bank.run().await,
             }
         };
-        tokio::join!(self.ledger.run(), self.quota.run(), presence);
+        let neighbours = async {
+            match &self.neighbours {
+                Some(neighbours) => neighbours.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(self.ledger.run(), self.quota.run(), presence, neighbours);
     }
 
     /// Keeps other gateways from using the same database without sharing quotas.
@@ -110,9 +115,16 @@ pub async fn open(settings: &StoreSettings, clock: Arc<dyn Clock>) -> Result<Sto
     let seat = seats::take(data, settings.seats(), &database, &clock).await?;
     let Seat { number: seat, gateway, ledger } = seat;
     let ledger = Arc::new(ledger);
-    let (bank, presence) = bank(settings, seat, gateway, &database, &clock).await?;
+    let (bank, presence) = bank(settings, gateway, &database, &clock).await?;
+    let neighbours = settings.shares_quotas().then(|| Neighbours {
+        own: seat,
+        settings: settings.clone(),
+        database: database.clone(),
+        clock: Arc::clone(&clock),
+    });
     let quota = quota(settings, gateway, bank, &ledger, clock);
     Ok(Stores {
+        neighbours,
         gateway,
         tenants: Arc::new(database.clone()),
         database,
@@ -194,7 +206,7 @@ impl Neighbours {
             let seat = seats::take_one(&settings.data, number, database, clock).await?;
             let Some(Seat { gateway, ledger, .. }) = seat else { continue };
             let ledger = Arc::new(ledger);
-            let (bank, _) = bank(settings, number, gateway, database, clock).await?;
+            let (bank, _) = bank(settings, gateway, database, clock).await?;
             let told = Arc::clone(&bank);
             quota(settings, gateway, bank, &ledger, Arc::clone(clock)).state().await;
             if !told.callers().is_empty() {
@@ -211,7 +223,6 @@ impl Neighbours {
 
 async fn bank(
     settings: &StoreSettings,
-    seat: usize,
     gateway: GatewayId,
     database: &Database,
     clock: &Arc<dyn Clock>,
@@ -225,18 +236,12 @@ async fn bank(
         return Ok((Arc::new(MemoryBank::new(Arc::clone(clock))), presence));
     };
     let (database, clock) = (database.clone(), Arc::clone(clock));
-    let neighbours = Neighbours {
-        own: seat,
-        settings: settings.clone(),
-        database: database.clone(),
-        clock: Arc::clone(&clock),
-    };
     let bank =
         RedisBank::new(address.expose(), gateway, database, clock, RedisBankSettings::default())
             .map_err(|error| StoreError::new("open bank of quotas", error))?;
     let bank = Arc::new(bank);
     bank.greet().await?;
-    Ok((Arc::clone(&bank) as _, Presence::AtBank(bank, neighbours)))
+    Ok((Arc::clone(&bank) as _, Presence::AtBank(bank)))
 }
 
 /// Gateways on one database must share their quotas.
