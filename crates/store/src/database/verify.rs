@@ -182,9 +182,12 @@ impl Database {
             .bind(integer(born))
             .fetch_one(&self.pool)
             .await;
-        let read = row
-            .and_then(|row| Ok((count(&row, "gpu")?, count(&row, "last")?, count(&row, "lost")?)));
-        let (gpu, last, lost) = read.map_err(|error| StoreError::new("sum up work", error))?;
+        let read = row.and_then(|row| {
+            let count = |name| count(&row, name);
+            Ok((count("gpu")?, count("whole")?, count("last")?, count("lost")?))
+        });
+        let (gpu, whole, last, lost) =
+            read.map_err(|error| StoreError::new("sum up work", error))?;
         if accounts.sequences > 0 || last > at.millis() {
             return Ok(()); // it was at work
         }
@@ -192,7 +195,7 @@ impl Database {
         let requests = requests.nanos();
         // What was told of a sequence that its gateway then gave up is in its row, and in the worker's abandoned time.
         let most = requests + accounts.abandoned.nanos();
-        if gpu > most || (gpu < requests && lost == 0) {
+        if whole > requests || gpu > most || (gpu < requests && lost == 0) {
             found.differences.push(format!(
                 "{name}: rows say {gpu} ns for requests, the worker said {requests} ns \
                  (rows may still be on their way; verify again in a minute)"
@@ -283,6 +286,7 @@ const FINE: &str = "'stop', 'length', 'budget', 'cancelled', 'cache_hit', 'clien
 const CLOCKS_DIFFER_MILLIS: u64 = 600_000;
 const SUM_OF_WORK: &str = "SELECT \
      CAST(COALESCE(SUM(work.gpu_nanos), 0) AS BIGINT) AS gpu, \
+     CAST(COALESCE(SUM(work.gpu_nanos * work.complete), 0) AS BIGINT) AS whole, \
      CAST(COALESCE(MAX(ledger.closed_at), 0) AS BIGINT) AS last, \
      CAST(COALESCE(SUM(1 - work.complete), 0) + (SELECT COUNT(*) FROM ledger AS other \
          WHERE other.outcome = 'interrupted' AND other.admitted_at >= $3) AS BIGINT) AS lost \

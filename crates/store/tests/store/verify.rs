@@ -90,3 +90,26 @@ async fn an_older_statement_of_a_worker_changes_nothing() {
     database.keep_accounts(&[older]).await.unwrap();
     assert_eq!(database.accounts().await.unwrap(), [accounts()]);
 }
+
+#[tokio::test]
+async fn what_was_told_of_a_sequence_that_was_given_up_is_in_its_row_and_abandoned_by_its_worker() {
+    let fresh = agreeing().await;
+    let database = &fresh.database;
+    let mut given_up = closed(&admitted(), 0);
+    given_up.work[0].complete = false;
+    database.append(&[given_up]).await.unwrap();
+    let found = database.verify().await.unwrap();
+    assert!(found.to_string().contains("rows say 54 ns"), "nobody abandoned it: {found}");
+
+    // That and as much that was never told.
+    let abandoned = GpuTime::from_nanos(18);
+    let wall = GpuTime::from_nanos(118);
+    let told = WorkerAccounts { abandoned, wall, ..accounts() };
+    database.keep_accounts(&[told]).await.unwrap();
+    let found = database.verify().await.unwrap();
+    assert!(found.is_clean(), "{found}");
+
+    // What its worker said all of is its worker's to the nanosecond.
+    database.append(&[closed(&admitted(), 0)]).await.unwrap();
+    assert!(!database.verify().await.unwrap().is_clean());
+}
