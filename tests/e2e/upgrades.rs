@@ -51,6 +51,24 @@ async fn a_successor_that_cannot_serve_changes_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn how_long_requests_may_take_after_a_stop_is_what_was_reloaded_last() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(1, UNCACHED).await?;
+    let text = std::fs::read_to_string(config(&fleet))?;
+    let limits = "[limits]\ndrain_timeout = \"0s\"\n\n[[prices]]";
+    std::fs::write(config(&fleet), text.replacen("[[prices]]", limits, 1))?;
+    fleet.gateway.process().signal("HUP").await?;
+    fleet.gateway.process().logged("configuration reloaded", LIMIT).await?;
+    let mut events = fleet.api().open(&endless(2_000)).await?;
+    events.texts(3).await?;
+
+    fleet.gateway.process().signal("INT").await?;
+
+    fleet.gateway.process().logged("requests cut off at the drain timeout", LIMIT).await?;
+    assert!(fleet.gateway.process().ended(LIMIT).await?.success());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_configuration_is_read_again_as_a_whole_or_not_at_all() -> anyhow::Result<()> {
     let mut fleet = Fleet::start(2, UNCACHED).await?;
     let (api, admin) = (fleet.api(), fleet.admin());

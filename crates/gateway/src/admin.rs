@@ -52,27 +52,23 @@ use crate::reload::Reloads;
 /// What the admin listener shows and changes.
 pub(crate) struct AdminApi {
     gateway: Arc<Gateway>,
+    reloads: Arc<Reloads>,
     registry: Registry,
     database: Database,
     clock: Arc<dyn Clock>,
     /// Taken while the ledger is added up: that reads every row, and one at a time is enough.
     verifying: Mutex<()>,
-    reloads: Option<Arc<Reloads>>,
 }
 
 impl AdminApi {
     pub(crate) fn new(
-        gateway: Arc<Gateway>,
+        reloads: Arc<Reloads>,
         registry: Registry,
         database: Database,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { gateway, registry, database, clock, verifying: Mutex::default(), reloads: None }
-    }
-
-    /// The same, which can have the configuration read again.
-    pub(crate) fn reloading(self, reloads: Arc<Reloads>) -> Self {
-        Self { reloads: Some(reloads), ..self }
+        let gateway = Arc::clone(&reloads.gateway);
+        Self { gateway, reloads, registry, database, clock, verifying: Mutex::default() }
     }
 
     fn now(&self) -> Timestamp {

@@ -24,12 +24,14 @@ use crate::door::{App, Connections, Door};
 use crate::gateway::Gateway;
 use crate::handover::{Place, Predecessor};
 use crate::listener::Listener;
+use crate::reload::Reloads;
 use crate::server::{GatewayError, spawn};
 
 /// Where clients and administrators come in.
 pub(crate) struct Doors<'a> {
     pub(crate) settings: &'a GatewaySettings,
-    pub(crate) gateway: &'a Arc<Gateway>,
+    /// The gateway, and what holds of its settings when it leaves.
+    pub(crate) reloads: &'a Reloads,
     pub(crate) listeners: [Listener; 2],
     pub(crate) admin: AdminApi,
     /// Who serves until this gateway does.
@@ -45,14 +47,15 @@ enum Leaving {
 }
 
 impl Doors<'_> {
-    /// Lets clients in until the gateway is to leave, and out again. What is returned is to be kept as long as the
-    /// process needs its stores: a successor waits for its end.
+    /// Lets clients in until the gateway is to leave, and out again. Returns the connection to its successor, if there
+    /// is one, who waits for its end: it is not to be closed while this process has its stores.
     pub(crate) async fn serve(
         self,
         ready: impl FnOnce() + Send,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<UnixStream>, GatewayError> {
-        let Self { settings, gateway, listeners, admin, mut predecessor } = self;
+        let Self { settings, reloads, listeners, admin, mut predecessor } = self;
+        let gateway = &reloads.gateway;
         tokio::pin!(stop);
         if let Some(predecessor) = &predecessor {
             tokio::select! {
@@ -91,10 +94,11 @@ impl Doors<'_> {
             }
             leaving = &mut leaving => leaving,
         };
+        let GatewaySettings { shutdown_delay, drain_timeout, .. } = reloads.settings().await;
         let successor = match leaving {
             Leaving::Stopped => {
                 gateway.leave();
-                tokio::time::sleep(settings.shutdown_delay).await;
+                tokio::time::sleep(shutdown_delay).await;
                 None
             }
             Leaving::Succeeded(successor) => {
@@ -104,7 +108,7 @@ impl Doors<'_> {
             }
         };
         let _ = stopping.send(true);
-        drain(gateway, &connections, settings.drain_timeout).await;
+        drain(gateway, &connections, drain_timeout).await;
         drop(serving);
         Ok(successor)
     }

@@ -18,7 +18,6 @@ use crate::metrics::Metrics;
 /// The parts that answer requests.
 pub(crate) struct Gateway {
     parts: Parts,
-    settings: ArcSwap<FlowSettings>,
     /// Requests that hold a place.
     placed: AtomicUsize,
     /// Whether balancers are to send their requests elsewhere.
@@ -33,7 +32,8 @@ pub(crate) struct Parts {
     pub(crate) cache: Option<Cache>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) settings: FlowSettings,
+    /// The bounds that hold now.
+    pub(crate) settings: ArcSwap<FlowSettings>,
 }
 
 /// Bounds on one request and on all of them.
@@ -47,9 +47,8 @@ pub(crate) struct FlowSettings {
 
 impl Gateway {
     pub(crate) fn new(parts: Parts) -> Self {
-        let settings = ArcSwap::from_pointee(parts.settings);
         let (placed, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { parts, settings, placed, leaving }
+        Self { parts, placed, leaving }
     }
 
     pub(crate) const fn admission(&self) -> &Admission {
@@ -74,12 +73,12 @@ impl Gateway {
 
     /// The bounds that hold now.
     pub(crate) fn settings(&self) -> FlowSettings {
-        **self.settings.load()
+        **self.parts.settings.load()
     }
 
     /// From now on these bounds hold for whatever comes.
     pub(crate) fn bound_by(&self, settings: FlowSettings) {
-        self.settings.store(Arc::new(settings));
+        self.parts.settings.store(Arc::new(settings));
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -99,7 +99,7 @@ impl Predecessor {
             let mut bounded = (&mut connection).take(MAX_OFFER_BYTES);
             bounded.read_line(&mut line).await.map_err(broken)?;
             let Offer { models } = serde_json::from_str(&line).map_err(|_| strange())?;
-            let [one, other] = listeners.map(|socket| Listener::inherit(TcpListener::from(socket)));
+            let [one, other] = listeners.map(|socket| Listener::of(TcpListener::from(socket)));
             let listeners = [one.map_err(broken)?, other.map_err(broken)?];
             Ok((Self { path: path.clone(), connection, models }, listeners))
         };

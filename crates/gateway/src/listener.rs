@@ -29,14 +29,11 @@ impl Listener {
     /// Binds `address`; port 0 is any free one.
     pub fn bind(address: SocketAddr) -> Result<Self, ListenError> {
         let failed = |source| ListenError { address, source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        TcpListener::bind(address).and_then(Self::of).map_err(failed)
     }
 
-    /// A port that another process bound.
-    pub(crate) fn inherit(listener: TcpListener) -> std::io::Result<Self> {
+    /// A port that was bound already, here or by another process.
+    pub(crate) fn of(listener: TcpListener) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })

@@ -86,6 +86,11 @@ impl Reloads {
         Ok(())
     }
 
+    /// What holds now.
+    pub(crate) async fn settings(&self) -> GatewaySettings {
+        self.settings.lock().await.clone()
+    }
+
     /// What a reload would say now; nothing changes.
     pub(crate) async fn check(&self) -> Result<(), ReloadError> {
         self.read(&*self.settings.lock().await).map(drop)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use admission::bearer::{BearerTokens, KeySetError};
 use admission::tenancy::Registry;
 use admission::{Admission, AdmissionParts, Directory, StoreError};
+use arc_swap::ArcSwap;
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
 use proto::{ConnectError, Worker};
@@ -143,8 +144,7 @@ pub async fn run(
     let registry =
         Registry::new(Arc::clone(&stores.tenants), stores.pepper.clone(), Arc::clone(&clock));
     let admin =
-        AdminApi::new(Arc::clone(&gateway), registry, stores.database.clone(), Arc::clone(&clock));
-    let admin = admin.reloading(Arc::clone(&reloads));
+        AdminApi::new(Arc::clone(&reloads), registry, stores.database.clone(), Arc::clone(&clock));
     let beside = Beside {
         directory,
         stores: Arc::clone(&stores),
@@ -154,13 +154,18 @@ pub async fn run(
         clock,
     };
     let mut background = beside.start(&gateway);
-    background.push(spawn(async move { reloads.run().await }));
+    let reloading = Arc::clone(&reloads);
+    background.push(spawn(async move { reloading.run().await }));
     if let Some(roster) = roster(&settings, link)? {
         let gateway = Arc::clone(&gateway);
         background.push(spawn(async move { roster.run(gateway.router()).await }));
     }
-    let doors = Doors { settings: &settings, gateway: &gateway, listeners, admin, predecessor };
-    let _successor = doors.serve(ready, stop).await?;
+    let doors = Doors { settings: &settings, reloads: &reloads, listeners, admin, predecessor };
+    if let Some(successor) = doors.serve(ready, stop).await? {
+        // It waits for the end of this connection, and then for nothing: only the process's own end may close it, which
+        // frees the journal too.
+        std::mem::forget(successor);
+    }
     gateway.admission().close().await;
     accounts.keep().await;
     stores.ledger.flush().await?;
@@ -192,7 +197,7 @@ fn assemble(
         cache,
         metrics: Metrics::new()?,
         clock: Arc::clone(clock),
-        settings: settings.flow,
+        settings: ArcSwap::from_pointee(settings.flow),
     })))
 }
 

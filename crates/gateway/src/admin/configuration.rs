@@ -41,12 +41,11 @@ async fn reload(
 ) -> Result<Json<Reloaded>, Refusal> {
     let deed = (Action::Govern, Resource::Configuration);
     api.registry.authorize(actor, deed.0, deed.1).await?;
-    let reloads = api.reloads.as_ref().ok_or(ReloadError::NoFile)?;
     if terms.dry_run {
-        reloads.check().await?;
+        api.reloads.check().await?;
         return Ok(Json(Reloaded { reloaded: false }));
     }
-    reloads.reload().await?;
+    api.reloads.reload().await?;
     api.registry.tell(actor, deed, "gateway", json!({ "reloaded": true })).await?;
     Ok(Json(Reloaded { reloaded: true }))
 }

@@ -16,6 +16,7 @@ use admission::{
     Admission, AdmissionParts, Admitted, Books, Claim, Directory, Entry, Ledger, Pepper,
     SliceSettings, SlicedQuota, Slices, StoreError,
 };
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use domain::{
     Clock, GatewayId, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, OrganizationId,
@@ -103,7 +104,7 @@ impl World {
             cache: Some(cache::Cache::new(vec![Arc::new(tier)])),
             metrics: Metrics::new().unwrap(),
             clock,
-            settings: flow_settings(),
+            settings: ArcSwap::from_pointee(flow_settings()),
         }));
         let mut world = Self {
             app: Arc::new(App::new(Arc::clone(&gateway))),

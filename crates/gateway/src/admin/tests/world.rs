@@ -15,6 +15,7 @@ use admission::tenancy::{
 use admission::{
     Admission, AdmissionParts, Admitted, Directory, Entry, Outcome, Quantity, SliceSettings,
 };
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
@@ -133,12 +134,12 @@ impl World {
             cache: None,
             metrics: Metrics::new().unwrap(),
             clock: Arc::clone(&clock) as _,
-            settings: flow_settings(),
+            settings: ArcSwap::from_pointee(flow_settings()),
         }));
         let database = stores.database.clone();
         let reloads = reloads(&gateway, tokens, folder.path());
-        let api = AdminApi::new(gateway, registry(), database, Arc::clone(&clock) as _);
-        let api = api.reloading(Arc::new(reloads));
+        let clock_of_api = Arc::clone(&clock) as _;
+        let api = AdminApi::new(Arc::new(reloads), registry(), database, clock_of_api);
         Self {
             routes: routes(api),
             registry: registry(),
