@@ -70,6 +70,18 @@ pub(super) struct Orders {
     /// Orders that are still to come at this rate.
     left: u32,
     per_second: f64,
+    mood: Mood,
+}
+
+/// How much of their limits outputs use, for some time. A worker that has seen many end at once lets in more than it has
+/// room for, so that some must give way when others go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Mixed,
+    /// They end with their first tokens.
+    Terse,
+    /// They go on to their limit.
+    Verbose,
 }
 
 impl Orders {
@@ -83,7 +95,15 @@ impl Orders {
                 tokens(&mut random, length, vocabulary)
             })
             .collect();
-        Self { random, models, beginnings, written: VecDeque::new(), left: 0, per_second: 1.0 }
+        Self {
+            random,
+            models,
+            beginnings,
+            written: VecDeque::new(),
+            left: 0,
+            per_second: 1.0,
+            mood: Mood::Mixed,
+        }
     }
 
     /// Keeps an output that ended by itself, to continue it some day.
@@ -102,7 +122,16 @@ impl Orders {
         if self.left == 0 {
             self.per_second = RATES[self.random.below(RATES.len())];
             self.left = (self.per_second * MAX_TIDE * self.random.share()).ceil() as u32;
-            if self.chance(30) {
+            let turns = self.chance(50);
+            self.mood = match self.mood {
+                Mood::Mixed if turns => Mood::Terse,
+                Mood::Terse => Mood::Verbose,
+                _ => Mood::Mixed,
+            };
+            // Whoever is to give way must not find the room free.
+            if self.mood == Mood::Verbose {
+                self.per_second = RATES[RATES.len() - 1];
+            } else if self.chance(30) {
                 return SILENCE;
             }
         }
@@ -155,7 +184,22 @@ impl Orders {
             },
             salt: CacheSalt::of(tenant),
         };
-        self.around(start, Kind::New)
+        match self.mood {
+            Mood::Mixed => self.around(start, Kind::New),
+            Mood::Terse => self.around(self.terse(start), Kind::New),
+            Mood::Verbose => self.around(verbose(start), Kind::New),
+        }
+    }
+
+    /// The same, ending at once although it may go on.
+    fn terse(&self, mut start: Start) -> Start {
+        let model = self.models.iter().find(|model| model.digest == start.model);
+        let mut stop = model.map_or_else(Vec::new, |model| model.stop_tokens.clone());
+        stop.sort_unstable();
+        start.sampling.logit_bias = stop.into_iter().map(|token| (token, 100.0)).collect();
+        start.output = OutputRules::default();
+        (start.max_output, start.allowance) = (MAX_OUTPUT as u32, MAX_OUTPUT as u32);
+        start
     }
 
     /// An order to go on with what was written before; a new one, if there is nothing yet.
@@ -297,6 +341,15 @@ impl Orders {
     }
 }
 
+/// The same with a short prompt, going on to a high limit.
+fn verbose(mut start: Start) -> Start {
+    let length = start.prompt.len().min(MAX_VERBOSE_PROMPT);
+    start.prompt = start.prompt[start.prompt.len() - length..].into();
+    start.output = OutputRules { ignore_eos: true, ..OutputRules::default() };
+    (start.max_output, start.allowance) = (MAX_OUTPUT as u32, MAX_OUTPUT as u32);
+    start
+}
+
 fn schema(variant: usize) -> String {
     let properties = serde_json::json!({
         format!("field-{variant}"): { "type": "string", "maxLength": 20 },
@@ -327,6 +380,7 @@ const BEGINNINGS: usize = 12;
 const MAX_BEGINNING: usize = 300;
 const MAX_PROMPT: usize = 300;
 const MAX_OUTPUT: usize = 300;
+const MAX_VERBOSE_PROMPT: usize = 40;
 const MAX_WRITTEN: usize = 64;
 const FORMATS: usize = 40;
 /// Orders a second; the highest are more than an engine can do, so that some are refused.
