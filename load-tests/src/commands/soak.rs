@@ -1,9 +1,11 @@
 //! A day of random load in miniature: does memory stay where it is, and does everything come back?
 //!
 //! One engine with little room, so that sequences are refused, wait, pause and give way all the time; half of
-//! the orders come over the worker link, as from a gateway. Afterwards nothing may be left of them.
+//! the orders come over the worker link, as from a gateway. Two of three ask for an adapter, and one adapter is
+//! unloaded and loaded again all along. Afterwards nothing may be left of them.
 
 mod follow;
+mod guest;
 mod orders;
 mod samples;
 
@@ -20,11 +22,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use worker::{LocalWorker, RawWorker};
 
 use self::follow::{Followed, Tally, follow};
+use self::guest::Guest;
 use self::orders::{Order, Orders};
 use self::samples::{Sample, Trend, resident_kibibytes};
 use super::say;
 
-/// Random load with cancels, choices, formats and pauses: memory stays flat, and every block comes back
+/// Random load with cancels, choices, formats, adapters and pauses: memory stays flat, and every block comes back
 #[derive(Args)]
 pub(crate) struct Soak {
     /// How long the load lasts
@@ -41,6 +44,8 @@ struct Site {
     over_link: Arc<dyn Worker>,
     states: StateStream,
     state: WorkerState,
+    /// The adapter that comes and goes.
+    guest: Guest,
 }
 
 /// Load on a site.
@@ -87,20 +92,25 @@ impl Site {
             LocalWorker::start(name, &settings.model, settings.engine.clone(), rent, &mut |_| {})
         };
         let worker = Arc::new(tokio::task::spawn_blocking(load).await??);
+        guest::stays(&worker)?;
+        let guest = Guest::arrives(Arc::clone(&worker))?;
         let over_link = Arc::clone(&worker).over_pipes();
         let mut states = worker.watch().await?;
         let state = states.next().await.context("the worker tells no state")?;
-        Ok(Self { itself: worker, over_link, states, state })
+        Ok(Self { itself: worker, over_link, states, state, guest })
     }
 }
 
 impl Load {
     async fn start(seed: u64) -> anyhow::Result<Self> {
         let site = Site::start().await?;
-        // Whatever else the worker comes to serve, such as adapters, takes its part of the load from here.
         let models = site.state.models.clone();
-        ensure!(!models.is_empty(), "the worker serves no model");
-        let orders = Orders::new(seed, models);
+        ensure!(
+            models.len() == 3,
+            "the worker serves {} models, not one and two adapters",
+            models.len()
+        );
+        let orders = Orders::new(seed, models, site.guest.digest().clone());
         Ok(Self { site, orders, running: JoinSet::new(), tally: Tally::default(), unowned: 0 })
     }
 
@@ -112,6 +122,7 @@ impl Load {
         let say_every = (time / LINES).clamp(MIN_LINE, MAX_LINE);
         let (mut samples, mut say_at) = (Vec::new(), say_every);
         let mut next = began;
+        let mut turns = tokio::time::interval(GUEST_TURNS);
         say(HEADER);
         while began.elapsed() < time {
             tokio::select! {
@@ -123,6 +134,7 @@ impl Load {
                         say(&row(&sample, &self.tally));
                     }
                 }
+                _ = turns.tick() => self.site.guest.turn()?,
                 Some(followed) = self.running.join_next() => self.note(followed?),
                 Some(state) = self.site.states.next() => self.see(state),
                 () = tokio::time::sleep_until(next), if self.running.len() < MAX_AT_A_TIME => {
@@ -283,6 +295,8 @@ const MAX_SEQUENCES: u32 = 24;
 const MAX_WAITING: u32 = 24;
 const MAX_AT_A_TIME: usize = 80;
 const MAX_MINUTES: f64 = 10_000.0;
+/// How long an adapter stays, and how long it is away.
+const GUEST_TURNS: Duration = Duration::from_secs(3);
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const MIN_SAMPLES: u32 = 30;
 const LINES: u32 = 30;
@@ -301,8 +315,11 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_left_of_a_few_hundred_orders() {
         let mut load = Load::start(1).await.unwrap();
-        for _ in 0..300 {
+        for order in 0..300 {
             load.order();
+            if order % 30 == 29 {
+                load.site.guest.turn().unwrap();
+            }
             while load.running.len() >= MAX_SEQUENCES as usize {
                 let followed = load.running.join_next().await.unwrap().unwrap();
                 load.note(followed);
@@ -313,5 +330,6 @@ mod tests {
         let failed: Vec<_> = load.checks(quiet).into_iter().filter(|(held, _)| !held).collect();
         assert!(failed.is_empty(), "{failed:?}: {:?}", load.tally.wrong);
         assert!(load.tally.output_tokens > 0 && load.tally.continued > 0);
+        assert!(load.tally.ended("refused: away") > 0, "{:?}", load.tally.endings);
     }
 }

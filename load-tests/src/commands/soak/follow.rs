@@ -252,6 +252,7 @@ impl Tally {
                 WorkerError::Invalid(_) | WorkerError::Format(_) | WorkerError::ModelNotFound(_),
                 Kind::Wrong,
             ) => self.end("refused: wrong"),
+            (WorkerError::ModelNotFound(_), _) if order.may_be_away => self.end("refused: away"),
             _ => self.wrong.push(format!("refused: {error}")),
         }
     }

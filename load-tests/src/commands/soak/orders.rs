@@ -26,6 +26,8 @@ pub(super) struct Order {
     pub(super) dawdles: Duration,
     /// Whether it is asked for over the worker link, as a gateway does, or of the worker itself.
     pub(super) over_link: bool,
+    /// Whether its model comes and goes, so that it may be refused.
+    pub(super) may_be_away: bool,
 }
 
 /// What the worker is to make of it.
@@ -63,6 +65,7 @@ pub(super) enum When {
 pub(super) struct Orders {
     random: Random,
     models: Vec<ModelInfo>,
+    guest: ModelDigest,
     /// Beginnings that many prompts have.
     beginnings: Vec<Vec<u32>>,
     /// Outputs that ended by themselves, the newest last.
@@ -85,8 +88,9 @@ enum Mood {
 }
 
 impl Orders {
-    /// The orders that belong to `seed`, for these models: those of one vocabulary, adapters among them.
-    pub(super) fn new(seed: u64, models: Vec<ModelInfo>) -> Self {
+    /// The orders that belong to `seed`, for these models: those of one vocabulary, adapters among them. One of them,
+    /// `guest`, comes and goes.
+    pub(super) fn new(seed: u64, models: Vec<ModelInfo>, guest: ModelDigest) -> Self {
         let mut random = Random::seeded(seed);
         let vocabulary = models.iter().map(|model| model.vocabulary).min().unwrap_or(1);
         let beginnings = (0..BEGINNINGS)
@@ -98,6 +102,7 @@ impl Orders {
         Self {
             random,
             models,
+            guest,
             beginnings,
             written: VecDeque::new(),
             left: 0,
@@ -246,7 +251,8 @@ impl Orders {
         }
         let dawdles = if self.chance(10) { self.time(MAX_DAWDLING) } else { Duration::ZERO };
         let over_link = self.chance(50);
-        Order { start, kind, ending, paid, dawdles, over_link }
+        let may_be_away = start.model == self.guest;
+        Order { start, kind, ending, paid, dawdles, over_link, may_be_away }
     }
 
     fn ending(&mut self, max_output: usize) -> Ending {
@@ -406,7 +412,7 @@ mod tests {
             weights: "f16".to_owned(),
             kind: domain::ModelKind::Text,
         };
-        let mut orders = Orders::new(seed, vec![model]);
+        let mut orders = Orders::new(seed, vec![model], ModelDigest::new("cd"));
         (0..2_000).flat_map(|_| orders.next()).collect()
     }
 
@@ -439,7 +445,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_continued_from_within() {
-        let mut orders = Orders::new(1, vec![]);
+        let mut orders = Orders::new(1, vec![], ModelDigest::new("cd"));
         let mut order = drawn(1).remove(0);
         order.start.max_output = 9;
         orders.keep(order.start, [7, 8, 9].into());
