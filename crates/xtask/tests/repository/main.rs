@@ -3,5 +3,6 @@
 mod configuration;
 mod files;
 mod layers;
+mod metrics;
 mod scanner;
 mod tidy;
