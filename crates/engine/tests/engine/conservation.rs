@@ -289,9 +289,10 @@ fn a_waived_sequence_is_a_hedges_once_whoever_lets_go_of_it_when() {
         let accounts = until(&engine, |state| state.accounts.hedge.nanos() > 0).await.accounts;
         assert_eq!((accounts.requests, accounts.hedge), (paused_alone, over_alone));
 
+        // It ends by that alone, also while somebody may still read it.
         paused.waive();
-        drop(paused);
         let accounts = until(&engine, |state| state.running == 0).await.accounts;
+        drop(paused);
         assert_eq!((accounts.requests, accounts.hedge), (GpuTime::ZERO, both.accounts.requests));
         assert_eq!((accounts.abandoned, accounts.owned()), (GpuTime::ZERO, accounts.wall));
     });
