@@ -1,6 +1,7 @@
 //! The worker link over TLS: who is believed, who is refused, and what happens when files change.
 
 mod authority;
+mod health;
 mod waiving;
 
 use std::sync::Arc;
