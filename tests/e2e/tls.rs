@@ -22,22 +22,19 @@ use crate::raw::chat;
 async fn tls_speaks_http2_and_http1_as_the_client_chooses() -> anyhow::Result<()> {
     let fleet = Fleet::start(1, system_tests::Wishes::default()).await?;
     let folder = tempfile::tempdir()?;
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(vec!["localhost".to_owned()])?;
-    std::fs::write(folder.path().join("cert.pem"), cert.pem())?;
-    std::fs::write(folder.path().join("key.pem"), signing_key.serialize_pem())?;
+    let certificate = certify(folder.path())?;
     let listen = free_address()?;
     let config = secured(&fleet, folder.path(), listen).await?;
     let key = system_tests::create_key(folder.path(), "tls", &[]).await?;
     let mut gateway = Gateway::start(&config, listen).await?;
     gateway.process().logged("gateway ready", LIMIT).await?;
 
-    let stream = connect(cert.der(), listen, b"h2").await?;
+    let stream = connect(&certificate, listen, b"h2").await?;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let answer = over_http2(stream, &key.api_key).await?;
     assert!(answer.contains("Tollgate demo model"), "{answer}");
 
-    let mut stream = connect(cert.der(), listen, b"http/1.1").await?;
+    let mut stream = connect(&certificate, listen, b"http/1.1").await?;
     assert_ne!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let request = chat(&key.api_key, &who().to_string(), "connection: close\r\n");
     stream.write_all(&request).await?;
@@ -56,6 +53,41 @@ async fn tls_speaks_http2_and_http1_as_the_client_chooses() -> anyhow::Result<()
 }
 
 #[tokio::test]
+async fn a_new_certificate_is_shown_after_a_reload_and_one_that_cannot_be_used_is_not()
+-> anyhow::Result<()> {
+    let fleet = Fleet::start(1, system_tests::Wishes::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let old = certify(folder.path())?;
+    let listen = free_address()?;
+    let config = secured(&fleet, folder.path(), listen).await?;
+    let key = system_tests::create_key(folder.path(), "tls", &[]).await?;
+    let mut gateway = Gateway::start(&config, listen).await?;
+    gateway.process().logged("gateway ready", LIMIT).await?;
+    let before = connect(&old, listen, b"h2").await?;
+
+    let new = certify(folder.path())?;
+    gateway.process().signal("HUP").await?;
+    gateway.process().logged("configuration reloaded", LIMIT).await?;
+
+    assert!(connect(&old, listen, b"h2").await.is_err(), "the old one is still shown");
+    let after = connect(&new, listen, b"h2").await?;
+    for open in [before, after] {
+        assert!(over_http2(open, &key.api_key).await?.contains("Tollgate demo model"));
+    }
+
+    // Not the key of that certificate.
+    let other = tempfile::tempdir()?;
+    certify(other.path())?;
+    std::fs::copy(other.path().join("key.pem"), folder.path().join("key.pem"))?;
+    gateway.process().signal("HUP").await?;
+    gateway.process().logged("configuration not reloaded", LIMIT).await?;
+    gateway.process().logged("tls: use ", LIMIT).await?;
+    connect(&new, listen, b"h2").await?;
+    gateway.process().stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn other_machines_are_not_served_without_tls() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().display().to_string();
@@ -67,6 +99,15 @@ async fn other_machines_are_not_served_without_tls() -> anyhow::Result<()> {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.starts_with("error: listen:") && said.contains("TLS"), "{said}");
     Ok(())
+}
+
+/// Writes a certificate for this machine and its key to a folder.
+fn certify(folder: &Path) -> anyhow::Result<CertificateDer<'static>> {
+    let names = vec!["localhost".to_owned()];
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names)?;
+    std::fs::write(folder.join("cert.pem"), cert.pem())?;
+    std::fs::write(folder.join("key.pem"), signing_key.serialize_pem())?;
+    Ok(cert.der().clone())
 }
 
 /// The configuration of a second gateway, with TLS, in front of the fleet's worker.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use admission::SliceSettings;
 use admission::bearer::Issuer;
 use domain::{ModelName, NanoUsd, Price, PricePerMillion, Problems, Secret};
+use proto::IdentityFiles;
 use serde::Deserialize;
 use store::{MemoryCacheSettings, StoreSettings};
 
@@ -177,7 +178,7 @@ pub struct GatewaySettings {
     /// Where state is kept.
     pub store: StoreSettings,
     /// Certificate and key.
-    pub tls: Option<TlsSettings>,
+    pub tls: Option<IdentityFiles>,
     /// Identity providers whose tokens are believed.
     pub issuers: Vec<Issuer>,
     /// Workers elsewhere.
@@ -201,15 +202,6 @@ pub struct GatewaySettings {
     /// How long the gateway accepts requests after it was told to stop, while it says that it is not ready.
     pub shutdown_delay: Duration,
     pub(crate) flow: FlowSettings,
-}
-
-/// Files of a certificate chain and its key, both PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    /// The chain.
-    pub certificate: PathBuf,
-    /// The key.
-    pub key: PathBuf,
 }
 
 /// Where a worker is, as `http://host:port` or `https://host:port`.
@@ -304,7 +296,7 @@ impl RawGateway {
                 },
             },
             issuers: issuers::check(issuers, &mut problems),
-            tls: tls.map(|RawTls { certificate, key }| TlsSettings { certificate, key }),
+            tls: tls.map(|RawTls { certificate, key }| IdentityFiles { certificate, key }),
             workers: workers.into_iter().map(|worker| WorkerAddress(worker.address)).collect(),
             worker_token_file,
             worker_tls: worker_tls.map(|tls| tls.check(&mut problems)),

@@ -6,20 +6,20 @@
 //! nothing more at once, as somebody else does. Then it ends what runs.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::listeners::tls::TlsSettings as PingoraTls;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
+use proto::ServerIdentity;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, AdminApi};
-use crate::config::{GatewaySettings, TlsSettings};
+use crate::config::GatewaySettings;
 use crate::door::{App, Connections, Door};
 use crate::gateway::Gateway;
 use crate::handover::{Place, Predecessor};
@@ -71,7 +71,7 @@ impl Doors<'_> {
         let (stopping, stopped) = watch::channel(false);
         let connections = Connections::default();
         let door = Door::new(App::new(Arc::clone(gateway)), connections.clone());
-        let serving = serve(listener, settings, door, stopped)?;
+        let serving = serve(listener, reloads.identity.clone(), door, stopped)?;
         if let Some(predecessor) = &mut predecessor {
             predecessor.relieve().await?;
         }
@@ -161,34 +161,26 @@ fn serve_admin(
 
 fn serve(
     listener: Listener,
-    settings: &GatewaySettings,
+    identity: Option<Arc<ServerIdentity>>,
     door: Door,
     stopped: watch::Receiver<bool>,
 ) -> Result<AbortOnDropHandle<()>, GatewayError> {
     let mut service = Service::new("gateway".to_owned(), door);
     let address = listener.address().to_string();
-    match &settings.tls {
+    match identity {
         None => service.add_tcp(&address),
-        Some(files) => service.add_tls_with_settings(&address, None, tls(files)?),
+        Some(identity) => service.add_tls_with_settings(&address, None, tls(identity)?),
     }
     let sockets = listener.into_pingora();
     Ok(spawn(async move { service.start_service(Some(sockets), stopped, 1).await }))
 }
 
-fn tls(files: &TlsSettings) -> Result<PingoraTls, GatewayError> {
-    let unusable = |reason: String| GatewayError::Certificate {
-        certificate: files.certificate.clone(),
-        reason,
-    };
-    for path in [&files.certificate, &files.key] {
-        std::fs::read(path).map_err(|source| GatewayError::File { path: path.clone(), source })?;
-    }
-    let path = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| unusable("its path is not UTF-8".to_owned()))
-    };
-    let (certificate, key) = (path(&files.certificate)?, path(&files.key)?);
-    let mut tls = PingoraTls::intermediate(&certificate, &key)
-        .map_err(|error| unusable(error.to_string()))?;
+/// TLS 1.2 and 1.3, and HTTP/2 for those that speak it.
+fn tls(identity: Arc<ServerIdentity>) -> Result<PingoraTls, GatewayError> {
+    // The resolver goes before files.
+    let mut tls = PingoraTls::intermediate("", "")
+        .map_err(|error| GatewayError::Listener(std::io::Error::other(error)))?;
+    tls.set_cert_resolver(identity);
     tls.enable_h2();
     Ok(tls)
 }

@@ -183,16 +183,10 @@ impl Failure {
 
     /// The cause, with its causes, for the log.
     pub(crate) fn cause(&self) -> String {
-        let mut text = self.message.clone();
-        let mut cause: Option<&dyn std::error::Error> = match &self.source {
-            Some(source) => Some(source.as_ref()),
-            None => None,
-        };
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
+        match &self.source {
+            Some(source) => format!("{}: {}", self.message, with_causes(source.as_ref())),
+            None => self.message.clone(),
         }
-        text
     }
 
     /// The error object of `OpenAI`'s API, with the request id beside it.
@@ -252,6 +246,12 @@ impl Failure {
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+
+/// An error in words, with its causes.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
 
 #[cfg(test)]
 mod tests {

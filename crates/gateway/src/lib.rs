@@ -38,8 +38,7 @@ mod workers;
 
 pub use announce::{AnnounceError, Announcement};
 pub use config::{
-    DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, TlsSettings, WorkerAddress,
-    WorkerTls,
+    DirectorySettings, GatewaySettings, RawGateway, RawPrice, Shares, WorkerAddress, WorkerTls,
 };
 pub use handover::{HandoverError, Predecessor, check_listeners};
 pub use installation::{

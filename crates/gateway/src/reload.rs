@@ -2,18 +2,20 @@
 //!
 //! Promises: a configuration with a problem changes nothing, and the problem is told with its field. One that is good
 //! holds as a whole before the reload is answered; what runs already goes on under what it began with. What cannot
-//! change in a running process (addresses, stores, certificates) is refused by name: a restart, or an upgrade in place,
-//! takes it.
+//! change in a running process (addresses, stores, where certificates are) is refused by name: a restart, or an upgrade in
+//! place, takes it. What the files of the listener's certificate hold is part of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use admission::bearer::{BearerTokens, KeySetError};
 use domain::Problems;
+use proto::{CredentialsError, ServerIdentity};
 use tokio::sync::{Mutex, Notify};
 
 use crate::catalog::Tariff;
 use crate::config::{GatewaySettings, RawGateway};
+use crate::failure::with_causes;
 use crate::gateway::Gateway;
 use crate::link::WorkerLink;
 use crate::outside::Outside;
@@ -40,6 +42,14 @@ pub(crate) enum ReloadError {
     Wrong(#[from] Problems),
 }
 
+impl From<CredentialsError> for ReloadError {
+    fn from(error: CredentialsError) -> Self {
+        let mut problems = Problems::default();
+        problems.add("tls", with_causes(&error));
+        Self::Wrong(problems)
+    }
+}
+
 impl From<KeySetError> for ReloadError {
     fn from(error: KeySetError) -> Self {
         let mut problems = Problems::default();
@@ -57,6 +67,8 @@ pub(crate) struct Reloads {
     pub(crate) tokens: Arc<BearerTokens>,
     pub(crate) outside: Outside,
     pub(crate) link: Arc<WorkerLink>,
+    /// What clients are shown, if they are served over TLS.
+    pub(crate) identity: Option<Arc<ServerIdentity>>,
 }
 
 impl Reloads {
@@ -75,7 +87,9 @@ impl Reloads {
     pub(crate) async fn reload(&self) -> Result<(), ReloadError> {
         let mut settings = self.settings.lock().await;
         let next = self.read(&settings)?;
-        // The last thing that can fail is the first that is done.
+        // What can fail is done first. A certificate that is read by this counts whatever becomes of the rest, as it
+        // would some seconds later by itself.
+        self.look_at_certificate().await?;
         self.tokens.replace(next.issuers.clone())?;
         self.tokens.refresh(&self.outside).await;
         self.route(&settings, &next);
@@ -101,6 +115,13 @@ impl Reloads {
         let next = (configuration.read)().map_err(ReloadError::Unreadable)?.check()?;
         same_process(now, &next)?;
         Ok(next)
+    }
+
+    async fn look_at_certificate(&self) -> Result<(), ReloadError> {
+        let Some(identity) = self.identity.clone() else { return Ok(()) };
+        let looked = tokio::task::spawn_blocking(move || identity.look()).await;
+        // It ends early only with the process.
+        looked.map_or(Ok(()), |looked| Ok(looked?))
     }
 
     /// Workers come and go as they are listed.

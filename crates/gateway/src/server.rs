@@ -10,7 +10,7 @@ use admission::{Admission, AdmissionParts, Directory, StoreError};
 use arc_swap::ArcSwap;
 use cache::Cache;
 use domain::{Clock, Secret, SystemClock};
-use proto::{ConnectError, Worker};
+use proto::{ConnectError, CredentialsError, ServerIdentity, Worker};
 use routing::{
     Connect, Directory as WorkerDirectory, DnsDirectory, Roster, Router, SystemResolver,
 };
@@ -61,14 +61,9 @@ pub enum GatewayError {
         #[source]
         source: std::io::Error,
     },
-    /// The certificate cannot be used.
-    #[error("use certificate {certificate} and its key: {reason}")]
-    Certificate {
-        /// The chain's file.
-        certificate: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// The certificate of the listener, or its key, cannot be used.
+    #[error("use [tls]")]
+    Certificate(#[from] CredentialsError),
     /// Metrics cannot be registered.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
@@ -128,6 +123,7 @@ pub async fn run(
     tokens.refresh(&outside).await;
     let directory = Directory::open(Arc::clone(&stores.tenants), stores.pepper.clone()).await?;
     let directory = Arc::new(directory.believing(Arc::clone(&tokens)));
+    let identity = settings.tls.clone().map(ServerIdentity::open).transpose()?;
     let link = Arc::new(WorkerLink::open(&settings)?);
     let router = router(&settings, in_process, &link)?;
     let gateway = assemble(&settings, &stores, &directory, &router, &clock)?;
@@ -140,6 +136,7 @@ pub async fn run(
         tokens: Arc::clone(&tokens),
         outside: outside.clone(),
         link: Arc::clone(&link),
+        identity: identity.map(Arc::new),
     });
     let registry =
         Registry::new(Arc::clone(&stores.tenants), stores.pepper.clone(), Arc::clone(&clock));

@@ -1,11 +1,14 @@
-//! Who the two ends of the worker link are to each other: certificates, keys, and the authorities they trust.
+//! Who the two ends of the worker link are to each other: certificates, keys, and the authorities they trust. Also what
+//! a gateway shows to its clients.
 //!
-//! Both ends keep them in PEM files. Who makes a connection gets what the files hold by then: they are read
+//! All keep them in PEM files. Who makes a connection gets what the files hold by then: they are read
 //! again when a connection is made, at most every ten seconds, and what stands in them counts, not when it was
 //! written. Files that cannot be used change nothing: the credentials of before stay, and the log names the file.
 //! Connections that are open stay as they are.
 //!
 //! Invariant: knows nothing of gRPC, and of sockets only that TLS runs over them.
+
+mod identity;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -20,6 +24,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
+
+pub use self::identity::ServerIdentity;
 
 /// What a worker shows to gateways, and which of them it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +153,7 @@ impl ClientCredentials {
 }
 
 /// Files that something is made of.
-trait Source: Clone + Send + 'static {
+trait Source: Clone + std::fmt::Debug + Send + 'static {
     /// What is made of them.
     type Made: Send + Sync + 'static;
 
@@ -299,6 +305,20 @@ impl<S: Source> Kept<S> {
 
     /// What counts now. Whoever comes first after ten seconds looks at the files; others do not wait for it.
     async fn now(&self) -> Arc<S::Made> {
+        if let Some(looking) = self.look_if_due() {
+            // It cannot fail but by a panic, and then nothing has changed.
+            let _ = looking.await;
+        }
+        self.made()
+    }
+
+    /// What counts, whatever the files hold by now.
+    fn made(&self) -> Arc<S::Made> {
+        with(&self.state, |state| Arc::clone(&state.made))
+    }
+
+    /// Has the files looked at, if ten seconds have gone by. Must be called inside a tokio runtime.
+    fn look_if_due(&self) -> Option<JoinHandle<()>> {
         let now = Instant::now();
         let is_due = with(&self.state, |state| {
             let is_due = state.look_at <= now;
@@ -307,46 +327,59 @@ impl<S: Source> Kept<S> {
             }
             is_due
         });
-        if is_due {
+        is_due.then(|| {
             let (files, state) = (self.files.clone(), Arc::clone(&self.state));
-            // It cannot fail but by a panic, and then nothing has changed.
-            let _ = tokio::task::spawn_blocking(move || look(&files, &state)).await;
-        }
-        with(&self.state, |state| Arc::clone(&state.made))
+            tokio::task::spawn_blocking(move || look(&files, &state))
+        })
+    }
+
+    /// Looks at the files now, and says what is wrong with them.
+    fn look(&self) -> Result<(), CredentialsError> {
+        renew(&self.files, &self.state, Contents::read(&self.files.paths())?)
     }
 }
 
-impl<S: Source + std::fmt::Debug> std::fmt::Debug for Kept<S> {
+impl<S: Source> std::fmt::Debug for Kept<S> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never what is in them.
         self.files.fmt(formatter)
     }
 }
 
+/// Looks at the files, and complains once of what cannot be used.
 fn look<S: Source>(files: &S, state: &Mutex<State<S::Made>>) {
-    let held = match Contents::read(&files.paths()) {
-        Ok(held) => held,
-        Err(error) => return complain(&error),
-    };
-    if with(state, |state| state.held == held || state.refused.as_ref() == Some(&held)) {
-        return;
+    let looked = Contents::read(&files.paths()).and_then(|held| {
+        let is_known = with(state, |state| state.refused.as_ref() == Some(&held));
+        if is_known { Ok(()) } else { renew(files, state, held) }
+    });
+    if let Err(error) = looked {
+        let error: &dyn Error = &error;
+        tracing::error!(error, ?files, "new credentials cannot be used; the old ones stay");
+    }
+}
+
+/// What the files hold counts from now on, if it can be used.
+fn renew<S: Source>(
+    files: &S,
+    state: &Mutex<State<S::Made>>,
+    held: Contents,
+) -> Result<(), CredentialsError> {
+    if with(state, |state| state.held == held) {
+        return Ok(());
     }
     match files.make(&held) {
         Ok(made) => {
             with(state, |state| {
                 (state.made, state.held, state.refused) = (Arc::new(made), held, None);
             });
-            tracing::info!("new credentials of the worker link count from now on");
+            tracing::info!(?files, "new credentials count from now on");
+            Ok(())
         }
         Err(error) => {
-            complain(&error);
             with(state, |state| state.refused = Some(held));
+            Err(error)
         }
     }
-}
-
-fn complain(error: &(dyn Error + 'static)) {
-    tracing::error!(error, "new credentials of the worker link cannot be used; the old ones stay");
 }
 
 fn with<M, T>(state: &Mutex<State<M>>, change: impl FnOnce(&mut State<M>) -> T) -> T {

@@ -34,7 +34,8 @@ pub use contract::{
     WorkerError, WorkerState,
 };
 pub use credentials::{
-    ClientCredentials, ClientFiles, CredentialsError, IdentityFiles, ServerCredentials, ServerFiles,
+    ClientCredentials, ClientFiles, CredentialsError, IdentityFiles, ServerCredentials,
+    ServerFiles, ServerIdentity,
 };
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

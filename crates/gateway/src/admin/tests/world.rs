@@ -392,6 +392,7 @@ fn reloads(gateway: &Arc<Gateway>, tokens: Arc<BearerTokens>, data: &Path) -> Re
     let settings = settings.unwrap();
     Reloads {
         link: Arc::new(WorkerLink::open(&settings).unwrap()),
+        identity: None,
         configuration: Some(configuration),
         settings: tokio::sync::Mutex::new(settings),
         gateway: Arc::clone(gateway),
