@@ -94,7 +94,7 @@ impl Files {
         ClientFiles { roots: self.path("workers.roots"), identity: None }
     }
 
-    fn identity(&self, who: &str) -> IdentityFiles {
+    pub(crate) fn identity(&self, who: &str) -> IdentityFiles {
         let file = |kind| self.path(&format!("{who}.{kind}"));
         IdentityFiles { certificate: file("crt"), key: file("key") }
     }

@@ -2,6 +2,7 @@
 
 mod authority;
 mod health;
+mod identity;
 mod waiving;
 
 use std::sync::Arc;
