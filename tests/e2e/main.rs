@@ -12,12 +12,19 @@ mod connections;
 mod draining;
 mod embeddings;
 mod estimates;
+/// A hub on loopback, as the crate that pulls from hubs has it for its own tests.
+#[path = "../../crates/hub/tests/pulls/fake"]
+mod fake {
+    pub mod hub;
+    pub mod wire;
+}
 mod fleet;
 mod leaving;
 #[path = "../ledger.rs"]
 mod ledger;
 mod limits;
 mod metering;
+mod pulls;
 mod questions;
 mod raw;
 mod restarts;

@@ -82,7 +82,9 @@ fn source(address: &Address, settings: &Settings) -> Result<Box<dyn Source>, Hub
             let token = settings.token.clone().filter(|_| known);
             Box::new(Hub::new(endpoint, token, repository.clone(), revision.clone())?)
         }
-        Place::Store { kind, bucket, prefix } => Box::new(Store::new(*kind, bucket, prefix)?),
+        Place::Store { kind, bucket, prefix } => {
+            Box::new(Store::new(*kind, bucket, prefix, &settings.stores)?)
+        }
         Place::Folder(folder) => Box::new(Folder::new(folder.clone())),
     })
 }

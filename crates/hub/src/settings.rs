@@ -34,6 +34,8 @@ pub struct Settings {
     pub parallel: usize,
     /// How often a source is asked again.
     pub patience: Patience,
+    /// What the environment says of object stores and of who we are there, as names and values.
+    pub stores: Vec<(String, Secret<String>)>,
 }
 
 impl Settings {
@@ -64,13 +66,24 @@ impl Settings {
             token,
             parallel: DEFAULT_PARALLEL,
             patience: Patience::default(),
+            stores: Vec::new(),
         })
     }
 
     /// The same with the process's environment.
     pub fn from_environment(written: Written, folder: PathBuf) -> Result<Self, HubError> {
         #[expect(clippy::disallowed_methods, reason = "this is configuration")]
-        Self::read(written, folder, |name| std::env::var(name).ok())
+        let settings = Self::read(written, folder, |name| std::env::var(name).ok())?;
+        let variables = std::env::vars_os();
+        let variables = variables.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let of_stores = |name: &str| STORES.iter().any(|start| name.starts_with(start));
+        let stores = variables.filter(|(name, _)| of_stores(name));
+        Ok(Self {
+            stores: stores.map(|(name, value)| (name, Secret::new(value))).collect(),
+            ..settings
+        })
     }
 }
 
@@ -107,6 +120,8 @@ fn read_token(file: &Path) -> Result<Secret<String>, HubError> {
 }
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// How the variables begin that the clients of object stores know.
+const STORES: &[&str] = &["AWS_", "GOOGLE_", "SERVICE_ACCOUNT", "AZURE_", "MSI_", "IDENTITY_"];
 const DEFAULT_PARALLEL: usize = 4;
 
 #[cfg(test)]

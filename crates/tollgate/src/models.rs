@@ -15,7 +15,7 @@ use crate::print::say;
 /// Fetch a model or an adapter, and check it
 #[derive(Args)]
 pub(crate) struct Pull {
-    /// hf://organization/name, perhaps with /file.gguf and @revision; <https://hub/organization/name>; s3://bucket/prefix;
+    /// hf://organization/name, perhaps with /file.gguf and @revision; `https://HUB/organization/name`; s3://bucket/prefix;
     /// gs://bucket/prefix; az://container/prefix; a folder
     source: String,
     /// The folder to put it in; without it, one that `serve` and `worker` look into

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use domain::Secret;
 use futures_util::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue};
@@ -39,7 +40,12 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(kind: StoreKind, bucket: &str, prefix: &str) -> Result<Self, HubError> {
+    pub(crate) fn new(
+        kind: StoreKind,
+        bucket: &str,
+        prefix: &str,
+        variables: &[(String, Secret<String>)],
+    ) -> Result<Self, HubError> {
         let failed = |error: Error| HubError::Setting {
             setting: "the object store's environment",
             problem: chain(&error),
@@ -47,35 +53,42 @@ impl Store {
         // Attempts are counted and waited for in one place, which is not here.
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let connector = Connector(crate::http::client()?);
+        let variables =
+            variables.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.expose()));
         let store: Arc<dyn ObjectStore> = match kind {
             StoreKind::Amazon => {
-                let builder =
-                    AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
                 let options = ClientOptions::new().with_default_headers(asking_for_checksums());
-                let builder = builder.with_client_options(options).with_http_connector(connector);
-                Arc::new(builder.build().map_err(failed)?)
+                let builder = AmazonS3Builder::new().with_client_options(options);
+                let builder =
+                    variables.fold(builder, |builder, (name, value)| match name.parse() {
+                        Ok(key) => builder.with_config(key, value),
+                        Err(_) => builder,
+                    });
+                let builder = builder.with_bucket_name(bucket).with_retry(retry);
+                Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
             StoreKind::Google => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-                let builder = builder.with_retry(retry).with_http_connector(connector);
-                Arc::new(builder.build().map_err(failed)?)
+                let builder = GoogleCloudStorageBuilder::new();
+                let builder =
+                    variables.fold(builder, |builder, (name, value)| match name.parse() {
+                        Ok(key) => builder.with_config(key, value),
+                        Err(_) => builder,
+                    });
+                let builder = builder.with_bucket_name(bucket).with_retry(retry);
+                Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
             StoreKind::Azure => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-                let builder = builder.with_retry(retry).with_http_connector(connector);
-                Arc::new(builder.build().map_err(failed)?)
+                let builder = MicrosoftAzureBuilder::new();
+                let builder =
+                    variables.fold(builder, |builder, (name, value)| match name.parse() {
+                        Ok(key) => builder.with_config(key, value),
+                        Err(_) => builder,
+                    });
+                let builder = builder.with_container_name(bucket).with_retry(retry);
+                Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
         };
-        Ok(Self::over(store, kind, bucket, prefix))
-    }
-
-    pub(crate) fn over(
-        store: Arc<dyn ObjectStore>,
-        kind: StoreKind,
-        bucket: &str,
-        prefix: &str,
-    ) -> Self {
-        Self { store, prefix: Path::from(prefix), kind, bucket: bucket.to_owned() }
+        Ok(Self { store, prefix: Path::from(prefix), kind, bucket: bucket.to_owned() })
     }
 
     fn failure(&self, error: &Error, file: &str) -> Failure {
