@@ -109,7 +109,8 @@ async fn an_adapter_is_told_by_its_files() {
     ];
     hub.commit("acme/support", "main", &all);
 
-    let pulled = Machine::of(&hub).pull("hf://acme/support").await.unwrap();
+    let machine = Machine::of(&hub);
+    let pulled = machine.pull("hf://acme/support").await.unwrap();
 
     assert_eq!(names(&pulled.path), ["adapter_config.json", "adapter_model.safetensors"]);
 }

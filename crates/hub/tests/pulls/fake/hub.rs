@@ -185,7 +185,7 @@ fn resolve(
     };
     if is_large {
         let oid = hex(&Sha256::digest(&bytes));
-        return Said::new(302, "moved")
+        return Said::new(302, "")
             .with("location", format!("http://{storage}/{oid}/{path}?X-Amz-Signature=signed"))
             .with("x-linked-etag", format!("\"{oid}\""))
             .with("x-linked-size", bytes.len().to_string())
