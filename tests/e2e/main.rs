@@ -15,8 +15,8 @@ mod estimates;
 /// A hub on loopback, as the crate that pulls from hubs has it for its own tests.
 #[path = "../../crates/hub/tests/pulls/fake"]
 mod fake {
-    pub mod hub;
-    pub mod wire;
+    pub(crate) mod hub;
+    pub(crate) mod wire;
 }
 mod fleet;
 mod leaving;

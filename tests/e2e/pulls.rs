@@ -20,6 +20,7 @@ async fn serve_answers_with_a_model_of_a_hub_and_without_the_hub_afterwards() ->
     let mut serve = Serve::start_with(&["--model", &address]).await?;
     let online = answer(&serve.api(), "demo").await?;
     hub.leave().await;
+    hub.lose_storage().await;
     serve.restart().await?;
     let offline = answer(&serve.api(), "demo").await?;
 
@@ -119,8 +120,14 @@ async fn answer(api: &Api, model: &str) -> anyhow::Result<String> {
 }
 
 async fn pull(hub: &FakeHub, rest: &[&str], token: &str) -> anyhow::Result<std::process::Output> {
+    let models = tempfile::tempdir()?;
     let mut command = Command::new(tollgate()?);
-    command.args(["model", "pull"]).args(rest).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .env("TOLLGATE_MODELS", models.path())
+        .args(["model", "pull"])
+        .args(rest)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     command.env("HF_ENDPOINT", hub.endpoint()).env("HF_TOKEN", token).env("HF_TOKEN_PATH", "none");
     command.output().await.context("run tollgate")
 }

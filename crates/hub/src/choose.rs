@@ -48,10 +48,10 @@ pub(crate) fn choose(there: &[Entry], want: &Want) -> Result<Choice, String> {
     match want {
         Want::Tokenizer => {
             let files = described(there, "");
-            match files.iter().any(|entry| entry.path == "tokenizer.json") {
-                true => Ok(Choice::Files(files)),
-                false => Err("it has no tokenizer.json".to_owned()),
+            if find("tokenizer.json").is_none() {
+                return Err("it has no tokenizer.json".to_owned());
             }
+            Ok(Choice::Files(files))
         }
         Want::Gguf(file) => {
             let Some(weights) = find(file) else { return Err(other_gguf(there, file)) };
@@ -64,10 +64,10 @@ pub(crate) fn choose(there: &[Entry], want: &Want) -> Result<Choice, String> {
             if find("config.json").is_none() && find(ADAPTER[0]).is_some() {
                 let files: Vec<Entry> = ADAPTER.iter().filter_map(|path| find(path)).collect();
                 let [.., weights] = ADAPTER;
-                return match files.len() == ADAPTER.len() {
-                    true => Ok(Choice::Files(files)),
-                    false => Err(format!("it is an adapter without {weights}")),
-                };
+                if files.len() < ADAPTER.len() {
+                    return Err(format!("it is an adapter without {weights}"));
+                }
+                return Ok(Choice::Files(files));
             }
             if find("config.json").is_none() {
                 return Err(without_config(there));
@@ -124,23 +124,23 @@ fn is_described(path: &str) -> bool {
     DESCRIBED.contains(&path)
         || path.starts_with("tokenizer")
             && !path.contains('/')
-            && (path.ends_with(".json") || path.ends_with(".model"))
+            && matches!(path.rsplit_once('.'), Some((_, "json" | "model")))
 }
 
 fn other_gguf(there: &[Entry], file: &str) -> String {
     let others = ggufs(there);
-    match others.is_empty() {
-        true => format!("it has no {file}, nor any other GGUF file"),
-        false => format!("it has no {file}; there are {}", others.join(", ")),
+    if others.is_empty() {
+        return format!("it has no {file}, nor any other GGUF file");
     }
+    format!("it has no {file}; there are {}", others.join(", "))
 }
 
 fn without_config(there: &[Entry]) -> String {
     let files = ggufs(there);
-    match files.is_empty() {
-        true => "it has no config.json, so it is no model in the Hugging Face layout".to_owned(),
-        false => format!("it has no config.json; name one of its GGUF files: {}", files.join(", ")),
+    if files.is_empty() {
+        return "it has no config.json, so it is no model in the Hugging Face layout".to_owned();
     }
+    format!("it has no config.json; name one of its GGUF files: {}", files.join(", "))
 }
 
 fn without_weights(there: &[Entry]) -> String {

@@ -216,7 +216,7 @@ impl Part {
 /// The size of a file that is there.
 pub(crate) async fn size_of(path: &Path) -> Option<u64> {
     let about = tokio::fs::metadata(path).await.ok()?;
-    about.is_file().then(|| about.len())
+    about.is_file().then_some(about.len())
 }
 
 /// Goes on with a digest over the first `length` bytes of a file.

@@ -39,4 +39,4 @@ pub(crate) fn broken(error: reqwest::Error) -> Failure {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may say nothing.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_mins(1);

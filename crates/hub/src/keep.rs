@@ -156,7 +156,7 @@ impl Keep {
 
     /// Gives the files that have come their places, deletes what an earlier revision had and this one has not, and says
     /// that everything is here.
-    pub(crate) fn settle(mut self, came: &[Entry], now: Record) -> Result<(), HubError> {
+    pub(crate) fn settle(mut self, came: &[Entry], now: &Record) -> Result<(), HubError> {
         let ours = self.folder.join(OURS);
         let path = ours.join("record.json");
         if self.record.is_some() {
@@ -183,7 +183,7 @@ impl Keep {
                 }
             }
         }
-        let text = serde_json::to_vec_pretty(&now).map_err(std::io::Error::other);
+        let text = serde_json::to_vec_pretty(now).map_err(std::io::Error::other);
         write(&path, &text.map_err(disk("write", &path))?)?;
         let parts = self.staging();
         std::fs::remove_dir_all(&parts).map_err(disk("delete", &parts))

@@ -233,7 +233,7 @@ impl Pull<'_> {
         let mut wants = before.map(|record| record.wants.clone()).unwrap_or_default();
         wants.insert(self.want.key(), entries.iter().map(Kept::of).collect());
         let (source, revision, pin) = (self.name(), self.revision.clone(), pin.to_owned());
-        keep.settle(came, Record { source, revision, pin, wants })?;
+        keep.settle(came, &Record { source, revision, pin, wants })?;
         Ok(entries.len())
     }
 

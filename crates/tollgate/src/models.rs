@@ -15,8 +15,8 @@ use crate::print::say;
 /// Fetch a model or an adapter, and check it
 #[derive(Args)]
 pub(crate) struct Pull {
-    /// hf://organization/name, perhaps with /file.gguf and @revision; `https://HUB/organization/name`; s3://bucket/prefix;
-    /// gs://bucket/prefix; az://container/prefix; a folder
+    /// `hf://organization/name`, perhaps with `/file.gguf` and `@revision`; `https://HUB/organization/name`;
+    /// `s3://bucket/prefix`; `gs://bucket/prefix`; `az://container/prefix`; a folder
     source: String,
     /// The folder to put it in; without it, one that `serve` and `worker` look into
     #[arg(long, value_name = "FOLDER")]
@@ -24,7 +24,7 @@ pub(crate) struct Pull {
     /// A branch, a tag or a commit of a hub; `main` without it
     #[arg(long)]
     revision: Option<String>,
-    /// Where models are kept; $TOLLGATE_MODELS without it, else tollgate-data/models
+    /// Where models are kept; `$TOLLGATE_MODELS` without it, else tollgate-data/models
     #[arg(long, value_name = "FOLDER", conflicts_with = "to")]
     models: Option<PathBuf>,
     /// The hub of hf://; `$HF_ENDPOINT` without it, else `https://huggingface.co`

@@ -31,7 +31,7 @@ pub(crate) struct Serve {
     /// Where administrators connect; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
     admin_listen: SocketAddr,
-    /// The model to serve: a folder, a GGUF file, or an address such as hf://organization/name; the built-in one if
+    /// The model to serve: a folder, a GGUF file, or an address such as `hf://organization/name`; the built-in one if
     /// absent
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,

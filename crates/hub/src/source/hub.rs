@@ -160,7 +160,7 @@ impl Hub {
     }
 
     /// What the hub says of a file while it sends it or redirects to it.
-    fn look(&self, headers: &HeaderMap, pin: &str, entry: &Entry) -> Result<(), HubError> {
+    fn look(headers: &HeaderMap, pin: &str, entry: &Entry) -> Result<(), HubError> {
         let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if said("x-repo-commit").is_some_and(|commit| commit != pin) {
             return Err(HubError::Changed { file: entry.path.clone() });
@@ -239,7 +239,7 @@ impl Source for Hub {
                 headers.insert(IF_RANGE, tag);
             }
         }
-        let look = |headers: &HeaderMap| self.look(headers, pin, entry);
+        let look = |headers: &HeaderMap| Self::look(headers, pin, entry);
         let answer = self.get(url, &headers, &entry.path, look).await?;
         let from = begins_at(&answer, from, entry.size)
             .map_err(|problem| Failure::passing(format!("{}: {problem}", entry.path)))?;

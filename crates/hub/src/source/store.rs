@@ -33,7 +33,7 @@ use crate::error::{Failure, HubError, chain};
 
 /// What is under one prefix.
 pub(crate) struct Store {
-    store: Arc<dyn ObjectStore>,
+    objects: Arc<dyn ObjectStore>,
     prefix: Path,
     kind: StoreKind,
     bucket: String,
@@ -88,7 +88,7 @@ impl Store {
                 Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
         };
-        Ok(Self { store, prefix: Path::from(prefix), kind, bucket: bucket.to_owned() })
+        Ok(Self { objects: store, prefix: Path::from(prefix), kind, bucket: bucket.to_owned() })
     }
 
     fn failure(&self, error: &Error, file: &str) -> Failure {
@@ -127,7 +127,7 @@ impl Source for Store {
 
     async fn list(&self, pin: &str) -> Result<Vec<Entry>, Failure> {
         let mut entries = Vec::new();
-        let mut listed = self.store.list(Some(&self.prefix));
+        let mut listed = self.objects.list(Some(&self.prefix));
         while let Some(meta) = listed.try_next().await.map_err(|error| self.failure(&error, ""))? {
             let rest = meta.location.prefix_match(&self.prefix);
             let parts: Vec<_> =
@@ -161,8 +161,7 @@ impl Source for Store {
         from: u64,
         _tag: Option<&str>,
     ) -> Result<Opened, Failure> {
-        let location =
-            entry.path.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
+        let location = entry.path.split('/').fold(self.prefix.clone(), Path::join);
         let tag = entry.tag.clone().filter(|tag| tag.starts_with('"') || tag.starts_with("W/"));
         let options = GetOptions {
             if_match: tag,
@@ -170,7 +169,7 @@ impl Source for Store {
             ..GetOptions::default()
         };
         let failed = |error: Error| self.failure(&error, &entry.path);
-        let got = self.store.get_opts(&location, options).await.map_err(failed)?;
+        let got = self.objects.get_opts(&location, options).await.map_err(failed)?;
         if got.meta.size != entry.size {
             return Err(HubError::Changed { file: entry.path.clone() }.into());
         }

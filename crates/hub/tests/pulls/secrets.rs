@@ -38,14 +38,17 @@ async fn a_token_is_not_for_another_hub_that_an_address_names() {
 async fn neither_a_token_nor_a_signature_is_in_any_message() {
     let hub = FakeHub::start().await;
     commit_tiny(&hub, "main", &bytes(50_000, 3));
-    hub.state().cuts = [100; 20].into();
+    hub.state().cuts = [0; 40].into();
     let mut machine = Machine::of(&hub);
     machine.settings.token = Some(Secret::new("hf_secret".to_owned()));
-    machine.settings.patience.tries = 1;
+    machine.settings.patience.tries = 2;
 
-    let error = machine.pull("hf://acme/tiny").await.unwrap_err();
+    let cut = machine.pull("hf://acme/tiny").await.unwrap_err();
+    hub.lose_storage().await;
+    let lost = machine.pull("hf://acme/tiny").await.unwrap_err();
 
-    let told = format!("{error:?} {error} {:?} {}", machine.settings, machine.noted());
+    let told = format!("{cut:?} {lost:?} {lost} {:?} {}", machine.settings, machine.noted());
+    assert!(told.contains("error sending request"), "{told}");
     for secret in ["hf_secret", "signed", "X-Amz-Signature"] {
         assert!(!told.contains(secret), "{told}");
     }

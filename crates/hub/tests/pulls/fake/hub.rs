@@ -2,6 +2,7 @@
 //! redirects large ones to a storage host, which answers nobody who shows a token.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,75 +16,91 @@ use super::wire::{Asked, Said, content, serve, unescaped};
 
 /// One hub and its storage.
 #[derive(Clone)]
-pub struct FakeHub {
-    pub hub: SocketAddr,
-    pub storage: SocketAddr,
+pub(crate) struct FakeHub {
+    pub(crate) hub: SocketAddr,
     state: Arc<Mutex<State>>,
-    listening: Arc<Mutex<Option<JoinHandle<()>>>>,
+    listening: Task,
+    storing: Task,
+}
+
+type Task = Arc<Mutex<Option<JoinHandle<()>>>>;
+
+async fn end(task: &Task) {
+    let task = task.lock().unwrap().take().expect("it leaves once");
+    task.abort();
+    let _ = task.await;
 }
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// By repository and revision.
-    pub revisions: HashMap<(String, String), String>,
+    pub(crate) revisions: HashMap<(String, String), String>,
     /// By commit: path, content, whether it is large.
-    pub commits: HashMap<String, Vec<(String, Vec<u8>, bool)>>,
+    pub(crate) commits: HashMap<String, Vec<(String, Vec<u8>, bool)>>,
     /// Repositories, and the token that may read each.
-    pub gated: HashMap<String, String>,
+    pub(crate) gated: HashMap<String, String>,
     /// After how many bytes the next bodies of files are cut.
-    pub cuts: VecDeque<usize>,
+    pub(crate) cuts: VecDeque<usize>,
     /// What is served instead of what was promised, by path.
-    pub wrong: HashMap<String, Vec<u8>>,
+    pub(crate) wrong: HashMap<String, Vec<u8>>,
     /// Sizes that are told of large files, instead of theirs.
-    pub told_sizes: HashMap<String, u64>,
+    pub(crate) told_sizes: HashMap<String, u64>,
     /// Files whose ranges are not heeded.
-    pub without_ranges: HashSet<String>,
+    pub(crate) without_ranges: HashSet<String>,
     /// Statuses of the next answers, whatever is asked.
-    pub sick: VecDeque<u16>,
-    pub seen: Vec<Seen>,
+    pub(crate) sick: VecDeque<u16>,
+    pub(crate) seen: Vec<Seen>,
 }
 
 /// A request that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Of the storage, not of the hub.
-    pub is_storage: bool,
-    pub path: String,
-    pub token: Option<String>,
-    pub from: Option<usize>,
+    pub(crate) is_storage: bool,
+    pub(crate) path: String,
+    pub(crate) token: Option<String>,
+    pub(crate) from: Option<usize>,
     /// Bytes of the body that were sent.
-    pub sent: usize,
+    pub(crate) sent: usize,
 }
 
 impl FakeHub {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let of_storage = Arc::clone(&state);
-        let (storage, _) = serve(move |asked| asked_of_storage(&of_storage, asked)).await;
+        let (storage, storing) = serve(move |asked| asked_of_storage(&of_storage, asked)).await;
         let of_hub = Arc::clone(&state);
         let (hub, listening) = serve(move |asked| asked_of_hub(&of_hub, storage, asked)).await;
-        let listening = Arc::new(Mutex::new(Some(listening)));
-        Self { hub, storage, state, listening }
+        let [listening, storing] =
+            [listening, storing].map(|task| Arc::new(Mutex::new(Some(task))));
+        Self { hub, state, listening, storing }
+    }
+
+    /// Takes the storage off the network.
+    pub(crate) async fn lose_storage(&self) {
+        end(&self.storing).await;
     }
 
     /// Takes the hub off the network.
-    pub async fn leave(&self) {
-        let listening = self.listening.lock().unwrap().take();
-        let listening = listening.expect("it leaves once");
-        listening.abort();
-        let _ = listening.await;
+    pub(crate) async fn leave(&self) {
+        end(&self.listening).await;
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.hub)
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
     /// Makes a commit of these files, and lets `revision` be it. Files of more than 100 bytes are large.
-    pub fn commit(&self, repository: &str, revision: &str, files: &[(&str, &[u8])]) -> String {
+    pub(crate) fn commit(
+        &self,
+        repository: &str,
+        revision: &str,
+        files: &[(&str, &[u8])],
+    ) -> String {
         let files: Vec<(String, Vec<u8>, bool)> = files
             .iter()
             .map(|(path, content)| ((*path).to_owned(), content.to_vec(), content.len() > 100))
@@ -99,7 +116,7 @@ impl FakeHub {
     }
 
     /// Bytes that were sent of files whose path ends so.
-    pub fn sent_of(&self, end: &str) -> usize {
+    pub(crate) fn sent_of(&self, end: &str) -> usize {
         self.state().seen.iter().filter(|seen| seen.path.ends_with(end)).map(|seen| seen.sent).sum()
     }
 }
@@ -242,12 +259,15 @@ fn unescaped_parts(path: &str) -> Vec<String> {
     path.trim_start_matches('/').split('/').map(unescaped).collect()
 }
 
-pub fn git_blob(content: &[u8]) -> String {
+pub(crate) fn git_blob(content: &[u8]) -> String {
     let mut digest = Sha1::new_with_prefix(format!("blob {}\0", content.len()));
     digest.update(content);
     hex(&digest.finalize())
 }
 
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

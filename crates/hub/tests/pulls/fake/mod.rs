@@ -1,5 +1,5 @@
 //! What models are pulled from, on loopback.
 
-pub mod hub;
-pub mod store;
-pub mod wire;
+pub(crate) mod hub;
+pub(crate) mod store;
+pub(crate) mod wire;

@@ -1,6 +1,7 @@
 //! An object store that speaks as S3 does: lists of a prefix in pages, ranges, conditions on tags, MD5 as tags.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,46 +12,46 @@ use super::wire::{Asked, Said, content, serve};
 
 /// One store, of one bucket that is called `models`.
 #[derive(Clone)]
-pub struct FakeStore {
-    pub address: SocketAddr,
+pub(crate) struct FakeStore {
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
-pub struct State {
-    pub objects: BTreeMap<String, Vec<u8>>,
+pub(crate) struct State {
+    pub(crate) objects: BTreeMap<String, Vec<u8>>,
     /// After how many bytes the next bodies are cut.
-    pub cuts: VecDeque<usize>,
+    pub(crate) cuts: VecDeque<usize>,
     /// What is served instead of an object, under its tag.
-    pub wrong: BTreeMap<String, Vec<u8>>,
+    pub(crate) wrong: BTreeMap<String, Vec<u8>>,
     /// The key, and bytes that were sent.
-    pub seen: Vec<(String, usize)>,
+    pub(crate) seen: Vec<(String, usize)>,
     /// Requests that nobody signed.
-    pub unsigned: usize,
+    pub(crate) unsigned: usize,
 }
 
 impl FakeStore {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let of_store = Arc::clone(&state);
         let (address, _) = serve(move |asked| answer(&mut of_store.lock().unwrap(), asked)).await;
         Self { address, state }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    pub fn put(&self, key: &str, content: &[u8]) {
+    pub(crate) fn put(&self, key: &str, content: &[u8]) {
         self.state().objects.insert(key.to_owned(), content.to_vec());
     }
 
-    pub fn sent_of(&self, key: &str) -> usize {
+    pub(crate) fn sent_of(&self, key: &str) -> usize {
         self.state().seen.iter().filter(|(known, _)| known == key).map(|(_, sent)| sent).sum()
     }
 
     /// What a machine's environment says of it.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
             ("AWS_ACCESS_KEY_ID", "us".to_owned()),
@@ -97,14 +98,15 @@ fn list(state: &State, asked: &Asked) -> Said {
     let found: Vec<_> = found.collect();
     let mut xml = String::from("<?xml version=\"1.0\"?><ListBucketResult>");
     for (key, bytes) in found.iter().take(2) {
-        xml += &format!(
+        let _ = write!(
+            xml,
             "<Contents><Key>{key}</Key><Size>{}</Size><ETag>&quot;{}&quot;</ETag><LastModified>2026-09-01T10:00:00.000Z</LastModified></Contents>",
             bytes.len(),
             tag(bytes).trim_matches('"')
         );
     }
     if let (true, Some((last, _))) = (found.len() > 2, found.get(1)) {
-        xml += &format!("<NextContinuationToken>{last}</NextContinuationToken>");
+        let _ = write!(xml, "<NextContinuationToken>{last}</NextContinuationToken>");
     }
     Said::new(200, xml + "</ListBucketResult>")
 }

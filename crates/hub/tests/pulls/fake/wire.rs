@@ -1,6 +1,7 @@
 //! Just enough of an HTTP server to do what real ones do only on a bad day: each connection answers one request, and may be
 //! cut at any byte of the body.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,30 +11,30 @@ use tokio::task::JoinHandle;
 
 /// A request, as far as anybody looks.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    pub method: String,
+pub(crate) struct Asked {
+    pub(crate) method: String,
     /// Path and query, as sent.
-    pub target: String,
+    pub(crate) target: String,
     /// Names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Asked {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
     /// The first byte that `Range: bytes=N-` asks for.
-    pub fn from(&self) -> Option<usize> {
+    pub(crate) fn from(&self) -> Option<usize> {
         self.header("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
     }
 
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    pub fn query(&self, name: &str) -> Option<String> {
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(known, _)| *known == name).map(|(_, value)| unescaped(value))
@@ -42,27 +43,27 @@ impl Asked {
 
 /// An answer.
 #[derive(Debug)]
-pub struct Said {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Said {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// After how many bytes of the body the connection breaks.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
 }
 
 impl Said {
-    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: Vec::new(), body: body.into(), cut: None }
     }
 
-    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 }
 
 /// All of `content`, or what a range asks for if the condition on it holds.
-pub fn content(asked: &Asked, content: &[u8], tag: &str) -> Said {
+pub(crate) fn content(asked: &Asked, content: &[u8], tag: &str) -> Said {
     let holds = asked.header("if-range").is_none_or(|wanted| wanted == tag);
     let (status, from) = match asked.from() {
         Some(from) if holds => (206, from),
@@ -80,7 +81,7 @@ pub fn content(asked: &Asked, content: &[u8], tag: &str) -> Said {
 }
 
 /// Answers on a port of its own, until it is aborted; then nobody listens there.
-pub async fn serve(
+pub(crate) async fn serve(
     answer: impl Fn(&Asked) -> Said + Send + Sync + 'static,
 ) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -100,9 +101,9 @@ async fn converse(mut stream: TcpStream, answer: &(impl Fn(&Asked) -> Said + Syn
     let said = answer(&asked);
     let mut head = format!("HTTP/1.1 {} Said\r\nconnection: close\r\n", said.status);
     for (name, value) in &said.headers {
-        head += &format!("{name}: {value}\r\n");
+        let _ = write!(head, "{name}: {value}\r\n");
     }
-    head += &format!("content-length: {}\r\n\r\n", said.body.len());
+    let _ = write!(head, "content-length: {}\r\n\r\n", said.body.len());
     let sent = said.cut.unwrap_or(said.body.len()).min(said.body.len());
     let body: &[u8] = if asked.method == "HEAD" { b"" } else { &said.body[..sent] };
     // Whoever asked may have left.
@@ -128,21 +129,14 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
     })
 }
 
-pub fn unescaped(text: &str) -> String {
+pub(crate) fn unescaped(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&byte, more)) = rest.split_first() {
         let escaped = (byte == b'%').then(|| std::str::from_utf8(more.get(..2)?).ok()).flatten();
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(value) => {
-                bytes.push(value);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = more;
-            }
-        }
+        let value = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(value.unwrap_or(byte));
+        rest = if value.is_some() { &more[2..] } else { more };
     }
     String::from_utf8(bytes).unwrap()
 }
