@@ -12,10 +12,11 @@ mod connections;
 mod draining;
 mod embeddings;
 mod estimates;
-/// A hub on loopback, as the crate that pulls from hubs has it for its own tests.
+/// A hub and a store on loopback, as the crate that pulls from hubs has it for its own tests.
 #[path = "../../crates/hub/tests/pulls/fake"]
 mod fake {
     pub(crate) mod hub;
+    pub(crate) mod store;
     pub(crate) mod wire;
 }
 mod fleet;

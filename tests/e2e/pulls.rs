@@ -8,6 +8,7 @@ use system_tests::{Api, Fleet, Serve, root, tollgate};
 use tokio::process::Command;
 
 use crate::fake::hub::FakeHub;
+use crate::fake::store::FakeStore;
 
 #[tokio::test]
 async fn serve_answers_with_a_model_of_a_hub_and_without_the_hub_afterwards() -> anyhow::Result<()>
@@ -68,6 +69,25 @@ async fn a_pull_that_is_cut_goes_on_and_shows_lines_and_no_token() -> anyhow::Re
     let wanted = std::fs::read(demo("tollgate-demo-q4_k_m.gguf"))?;
     ensure!(std::fs::read(folder.path().join("q/q/demo-q4.gguf"))? == wanted);
     assert_eq!(hub.sent_of("demo-q4.gguf"), wanted.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_store_is_known_by_what_its_environment_says() -> anyhow::Result<()> {
+    let store = FakeStore::start().await;
+    let wanted = std::fs::read(demo("tollgate-demo-q4_k_m.gguf"))?;
+    store.put("q/demo.gguf", &wanted);
+    store.state().cuts = [3_000_000].into();
+    let folder = tempfile::tempdir()?;
+
+    let mut command = Command::new(tollgate()?);
+    command.args(["model", "pull", "s3://models/q/demo.gguf", "--to"]).arg(folder.path());
+    command.envs(store.environment()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.context("run tollgate")?;
+
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(std::fs::read(folder.path().join("demo.gguf"))? == wanted);
+    assert_eq!((store.sent_of("q/demo.gguf"), store.state().unsigned), (wanted.len(), 0));
     Ok(())
 }
 

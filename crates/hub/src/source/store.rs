@@ -5,6 +5,7 @@
 //! fingerprint of its names, sizes and tags, and each file is read on condition that its tag is still the same. What a
 //! store tells of an object is checked where it is a digest of the whole object.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -53,37 +54,26 @@ impl Store {
         // Attempts are counted and waited for in one place, which is not here.
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let connector = Connector(crate::http::client()?);
-        let variables =
-            variables.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.expose()));
         let store: Arc<dyn ObjectStore> = match kind {
             StoreKind::Amazon => {
                 let options = ClientOptions::new().with_default_headers(asking_for_checksums());
                 let builder = AmazonS3Builder::new().with_client_options(options);
                 let builder =
-                    variables.fold(builder, |builder, (name, value)| match name.parse() {
-                        Ok(key) => builder.with_config(key, value),
-                        Err(_) => builder,
-                    });
+                    configured(builder, variables, |one, key, value| one.with_config(key, value));
                 let builder = builder.with_bucket_name(bucket).with_retry(retry);
                 Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
             StoreKind::Google => {
                 let builder = GoogleCloudStorageBuilder::new();
                 let builder =
-                    variables.fold(builder, |builder, (name, value)| match name.parse() {
-                        Ok(key) => builder.with_config(key, value),
-                        Err(_) => builder,
-                    });
+                    configured(builder, variables, |one, key, value| one.with_config(key, value));
                 let builder = builder.with_bucket_name(bucket).with_retry(retry);
                 Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
             StoreKind::Azure => {
                 let builder = MicrosoftAzureBuilder::new();
                 let builder =
-                    variables.fold(builder, |builder, (name, value)| match name.parse() {
-                        Ok(key) => builder.with_config(key, value),
-                        Err(_) => builder,
-                    });
+                    configured(builder, variables, |one, key, value| one.with_config(key, value));
                 let builder = builder.with_container_name(bucket).with_retry(retry);
                 Arc::new(builder.with_http_connector(connector).build().map_err(failed)?)
             }
@@ -179,6 +169,21 @@ impl Source for Store {
             got.into_stream().map(|chunk| chunk.map_err(|error| Failure::passing(chain(&error))));
         Ok(Opened { from, tag: None, check, body: body.boxed() })
     }
+}
+
+/// A builder that has heard each of the variables it knows.
+fn configured<B, K: FromStr>(
+    builder: B,
+    variables: &[(String, Secret<String>)],
+    set: impl Fn(B, K, &str) -> B,
+) -> B {
+    variables.iter().fold(builder, |builder, (name, value)| {
+        match name.to_ascii_lowercase().parse() {
+            Ok(key) => set(builder, key, value.expose()),
+            // A variable for other programs.
+            Err(_) => builder,
+        }
+    })
 }
 
 fn asking_for_checksums() -> HeaderMap {

@@ -75,7 +75,7 @@ mod tests {
         let mut raw: RawWorker = toml::from_str(text).unwrap();
 
         for place in raw.places() {
-            *place.path = PathBuf::from(place.at.clone());
+            *place.path = PathBuf::from(format!("{}.gguf", place.at));
         }
 
         let settings = format!("{:?}", raw.check().unwrap());
