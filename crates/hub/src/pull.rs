@@ -247,8 +247,8 @@ impl Pull<'_> {
         let others = if self.to.is_none() { beside(&keep.path()) } else { Vec::new() };
         let mut missing = Vec::new();
         let mut needed = 0_u64;
+        self.teller.expect(entries.iter().map(|entry| entry.size).fold(0, u64::saturating_add));
         for entry in entries {
-            self.teller.expect(entry.size);
             if keep.has(entry).await? {
                 self.teller.have(entry.size);
                 continue;

@@ -118,13 +118,16 @@ struct Line {
     first: Option<u64>,
     drawn: Option<Instant>,
     percent: Option<u64>,
+    /// Of which total that is a part.
+    total: u64,
     is_open: bool,
 }
 
 impl Shown {
     fn new(what: &str) -> Self {
         let began = Instant::now();
-        let line = Line { began, first: None, drawn: None, percent: None, is_open: false };
+        let line =
+            Line { began, first: None, drawn: None, percent: None, total: 0, is_open: false };
         Self {
             what: what.to_owned(),
             is_terminal: std::io::stderr().is_terminal(),
@@ -151,6 +154,10 @@ impl Shown {
                 line.is_open = true;
             }
             Event::Progress { done, total } => {
+                // The total grows when an index tells which shards there are.
+                if std::mem::replace(&mut line.total, total) != total {
+                    line.percent = None;
+                }
                 let percent = percent(done, total) / STEP_PERCENT * STEP_PERCENT;
                 if line.percent.is_none_or(|shown| percent > shown) {
                     line.percent = Some(percent);
