@@ -12,12 +12,20 @@ mod connections;
 mod draining;
 mod embeddings;
 mod estimates;
+/// A hub and a store on loopback, as the crate that pulls from hubs has it for its own tests.
+#[path = "../../crates/hub/tests/pulls/fake"]
+mod fake {
+    pub(crate) mod hub;
+    pub(crate) mod store;
+    pub(crate) mod wire;
+}
 mod fleet;
 mod leaving;
 #[path = "../ledger.rs"]
 mod ledger;
 mod limits;
 mod metering;
+mod pulls;
 mod questions;
 mod raw;
 mod restarts;

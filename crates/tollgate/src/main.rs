@@ -5,6 +5,7 @@ mod files;
 mod gateway_command;
 mod ledger;
 mod model;
+mod models;
 mod place;
 mod print;
 mod serve;
@@ -42,7 +43,7 @@ enum Command {
     Admin(Box<admin::Admin>),
     /// Verify and export the ledger
     Ledger(ledger::Ledger),
-    /// Quantize models, and measure what that costs
+    /// Pull models, quantize them, and measure what that costs
     Model(model::Model),
 }
 
@@ -86,7 +87,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(worker) => worker.run().await,
             Command::Admin(admin) => admin.run().await,
             Command::Ledger(ledger) => ledger.run().await,
-            Command::Model(model) => model.run(),
+            Command::Model(model) => model.run().await,
         }
     });
     // Idle connections do not keep a stopped process alive.

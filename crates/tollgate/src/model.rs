@@ -1,4 +1,4 @@
-//! `tollgate model`: weights in fewer bits, and what that costs.
+//! `tollgate model`: models from elsewhere, weights in fewer bits, and what that costs.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,10 @@ use engine::{
 };
 use tokenizers::Tokenizer;
 
+use crate::models;
 use crate::print::{say, say_json, table};
 
-/// Quantize models, and measure what that costs
+/// Pull models, quantize them, and measure what that costs
 #[derive(Args)]
 pub(crate) struct Model {
     #[command(subcommand)]
@@ -22,6 +23,8 @@ pub(crate) struct Model {
 
 #[derive(Subcommand)]
 enum ModelCommand {
+    /// Fetch a model or an adapter from a hub, an object store or a folder, and check it
+    Pull(models::Pull),
     /// Write a model as one GGUF file in fewer bits, for workers here and for llama.cpp
     Quantize(Quantize),
     /// Hold a quantized model against the full one on a text: divergence, agreement, perplexity
@@ -69,8 +72,9 @@ struct Compare {
 }
 
 impl Model {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
         match self.command {
+            ModelCommand::Pull(pull) => pull.run().await,
             ModelCommand::Quantize(quantize) => quantize.run(),
             ModelCommand::Compare(compare) => compare.run(),
         }

@@ -17,7 +17,7 @@ use gateway::{
 use serde_json::json;
 use worker::{Hosted, Progress, RawWorker};
 
-use crate::{files, signal, worker_command};
+use crate::{files, models, signal, worker_command};
 
 /// Run everything in one process
 #[derive(Args)]
@@ -31,7 +31,8 @@ pub(crate) struct Serve {
     /// Where administrators connect; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
     admin_listen: SocketAddr,
-    /// The model to serve, a folder or a GGUF file; the built-in one if absent
+    /// The model to serve: a folder, a GGUF file, or an address such as `hf://organization/name`; the built-in one if
+    /// absent
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// What clients call it; the name of its folder or file if absent
@@ -49,13 +50,17 @@ struct FirstRun {
 
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let stop = signal::stop()?;
+        let mut stop = Box::pin(signal::stop()?);
         let raw = RawGateway::embedded(self.data.clone(), self.listen, self.admin_listen);
         let settings = raw.priced(vec![demo_price()]).check()?;
-        let worker = raw_worker(self.model, self.model_name).check()?;
+        let worker = raw_worker(self.model, self.model_name)?;
+        worker.clone().check()?;
         let listeners = [Listener::bind(settings.listen)?, Listener::bind(settings.admin_listen)?];
         let [endpoint, admin_endpoint] =
             [&listeners[0], &listeners[1]].map(|listener| format!("http://{}", listener.address()));
+        let fetching = models::fetch(worker, self.data.join("models"));
+        let Some(worker) = models::unless(&mut stop, fetching).await? else { return Ok(()) };
+        let worker = worker.check()?;
         let first_run = first_run(&self.data, &endpoint, &admin_endpoint).await?;
         let worker = tokio::task::spawn_blocking(move || worker_command::load(&worker)).await??;
         let model = worker.info().clone();
@@ -64,10 +69,12 @@ impl Serve {
     }
 }
 
-fn raw_worker(model: Option<PathBuf>, name: Option<String>) -> RawWorker {
-    let Some(path) = model else { return RawWorker::demo() };
+fn raw_worker(model: Option<PathBuf>, name: Option<String>) -> anyhow::Result<RawWorker> {
+    let Some(path) = model else { return Ok(RawWorker::demo()) };
+    let address = models::address(&path)?;
     let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    RawWorker::of(name.or_else(stem).unwrap_or_default(), path)
+    let called = || address.map(|address| address.name()).or_else(stem).unwrap_or_default();
+    Ok(RawWorker::of(name.unwrap_or_else(called), path))
 }
 
 async fn serve(

@@ -9,7 +9,7 @@ use gateway::Announcement;
 use tokio::net::TcpListener;
 use worker::{Hosted, RawWorker, Serving, WorkerSettings};
 
-use crate::{files, serve, signal};
+use crate::{files, models, serve, signal};
 
 /// Run a worker: one model behind gRPC
 #[derive(Args)]
@@ -21,8 +21,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let stop = signal::stop()?;
-        let settings = files::read_config::<RawWorker>(&self.config)?.check()?;
+        let mut stop = Box::pin(signal::stop()?);
+        let raw = files::read_config::<RawWorker>(&self.config)?;
+        // What is wrong is told before anything is fetched.
+        let settings = raw.clone().check()?;
         let listen = settings.listen;
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
@@ -31,6 +33,9 @@ impl Worker {
         let announcement = settings.announce.clone();
         let announcement =
             announcement.map(|(redis, address)| Announcement::new(&redis, address)).transpose()?;
+        let fetching = models::fetch(raw, models::default_folder());
+        let Some(raw) = models::unless(&mut stop, fetching).await? else { return Ok(()) };
+        let settings = raw.check()?;
         let worker = tokio::task::spawn_blocking(move || load(&settings)).await??;
         let info = worker.info();
         tracing::info!(%address, model = %info.name, digest = %info.digest, "worker ready");

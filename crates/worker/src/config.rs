@@ -1,7 +1,7 @@
 //! A worker's configuration: what was written, then what it means.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use domain::{Capacity, NanoUsd, Problems, Rent, Secret};
@@ -13,12 +13,15 @@ use crate::notice::NoticeSettings;
 
 mod adapters;
 mod link;
+mod models;
 mod notices;
 
 pub use self::adapters::AdapterSettings;
 use self::adapters::RawAdapter;
 pub use self::link::Others;
 use self::link::{Link, RawTls};
+use self::models::is_gguf;
+pub use self::models::{Place, RawModels};
 use self::notices::RawNotices;
 
 /// A worker's configuration as written.
@@ -52,6 +55,9 @@ pub struct RawWorker {
     notices: Vec<RawNotices>,
     /// Where it says that it is there; absent means nowhere.
     announce: Option<RawAnnounce>,
+    /// Where models are kept that are pulled, and from whom.
+    #[serde(default)]
+    models: RawModels,
     /// What to serve.
     #[serde(default)]
     model: RawModel,
@@ -77,7 +83,7 @@ struct RawAnnounce {
 struct RawModel {
     /// What clients ask for.
     name: String,
-    /// A folder in the Hugging Face layout, or a GGUF file; absent means the demo model.
+    /// A folder in the Hugging Face layout, or a GGUF file, or the address of one; absent means the demo model.
     path: Option<PathBuf>,
     /// Store the weights of a folder (or of the demo model) in fewer bits while they are loaded: `"q8_0"`,
     /// `"q6_k"`, `"q5_k_m"`, `"q5_k"`, `"q4_k_m"`, `"q4_k"` or `"q4_0"`.
@@ -157,6 +163,7 @@ impl RawWorker {
             drain_timeout: default_drain_timeout(),
             notices: Vec::new(),
             announce: None,
+            models: RawModels::default(),
             model: RawModel::default(),
             adapters: Vec::new(),
             engine: EngineSettings::default(),
@@ -255,10 +262,6 @@ impl EngineSettings {
             ..default
         }
     }
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gguf")
 }
 
 fn default_listen() -> SocketAddr {

@@ -19,7 +19,9 @@ mod serve;
 mod start;
 
 pub use cache::Connect;
-pub use config::{AdapterSettings, EngineSettings, Others, RawWorker, WorkerSettings};
+pub use config::{
+    AdapterSettings, EngineSettings, Others, Place, RawModels, RawWorker, WorkerSettings,
+};
 pub use embedding::EmbeddingWorker;
 pub use engine::{ModelSource, Progress};
 pub use hosted::{Hosted, over_pipes};

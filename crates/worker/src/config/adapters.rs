@@ -15,6 +15,13 @@ pub(super) struct RawAdapter {
     path: PathBuf,
 }
 
+impl RawAdapter {
+    /// Where it is, as written.
+    pub(super) const fn path(&mut self) -> &mut PathBuf {
+        &mut self.path
+    }
+}
+
 /// An adapter of a worker's model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterSettings {

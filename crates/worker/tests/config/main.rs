@@ -25,11 +25,13 @@ const EXAMPLES: &[&str] = &[
     "[announce]",
     "redis",
     "[[adapters]]",
+    "folder",
+    "endpoint",
 ];
 
 /// One header for every table there is; the empty one is the file itself.
 const TABLES: &[&str] =
-    &["", "[tls]", "[[notices]]", "[announce]", "[model]", "[[adapters]]", "[engine]"];
+    &["", "[tls]", "[[notices]]", "[announce]", "[models]", "[model]", "[[adapters]]", "[engine]"];
 
 #[test]
 fn the_example_is_a_worker_as_it_stands() {

@@ -120,12 +120,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("admission", &["domain"]),
     ("cache", &["domain"]),
     ("engine", &["domain"]),
+    ("hub", &["domain"]),
     ("proto", &["domain"]),
     ("routing", &["domain", "proto"]),
     ("store", &["domain", "admission", "cache", "routing"]),
     ("gateway", &["domain", "admission", "cache", "proto", "routing", "store"]),
     ("worker", &["domain", "engine", "proto"]),
-    ("tollgate", &["domain", "admission", "engine", "gateway", "worker"]),
+    ("tollgate", &["domain", "admission", "engine", "gateway", "hub", "worker"]),
     ("xtask", &[]),
     ("system-tests", &[]),
     // It also measures what happens between workers, where no client sees it.
@@ -138,6 +139,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("candle", "engine"),
     // A worker asks its machine's metadata service over HTTP, and serves nothing.
     ("http-body", "worker"),
+    ("object_store", "hub"),
     ("pingora", "gateway"),
     ("prost", "proto"),
     ("redis", "store"),
