@@ -1,39 +1,55 @@
-//! A source that fails: told once, and asked ever more seldom.
+//! A source that is asked again and again: a failure is told once, and then it is asked ever more seldom.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-/// What is known of a source's failures.
-pub(crate) struct Trouble {
+use tokio::time::Instant;
+
+/// When a source is asked, and what is known of its failures.
+pub(crate) struct Rounds {
     source: &'static str,
     /// From one question to the next while all is well.
     every: Duration,
+    /// When to ask next.
+    next: Instant,
     /// Failures since it answered last.
     failures: u32,
 }
 
-impl Trouble {
-    pub(crate) const fn new(source: &'static str, every: Duration) -> Self {
-        Self { source, every, failures: 0 }
+impl Rounds {
+    /// Begins now.
+    pub(crate) fn new(source: &'static str, every: Duration) -> Self {
+        Self { source, every, next: Instant::now(), failures: 0 }
     }
 
-    /// Notes a failure.
-    pub(crate) fn tell(&mut self, error: &dyn Display) {
-        if self.failures == 0 {
-            tracing::warn!(source = self.source, error = %error, "source of notices fails");
-        }
-        self.failures = self.failures.saturating_add(1);
+    /// Waits until it is time for the next question. Nothing is lost when the wait is given up.
+    pub(crate) async fn turn(&self) {
+        tokio::time::sleep_until(self.next).await;
     }
 
-    /// Notes an answer.
-    pub(crate) fn over(&mut self) {
-        if std::mem::take(&mut self.failures) > 0 {
-            tracing::info!(source = self.source, "source of notices answers again");
-        }
+    /// Notes what came of a question, and returns what was learned.
+    pub(crate) fn heard<T>(&mut self, answer: Result<T, impl Display>) -> Option<T> {
+        let learned = match answer {
+            Ok(learned) => {
+                if std::mem::take(&mut self.failures) > 0 {
+                    tracing::info!(source = self.source, "source of notices answers again");
+                }
+                Some(learned)
+            }
+            Err(error) => {
+                if self.failures == 0 {
+                    tracing::warn!(source = self.source, error = %error, "source of notices fails");
+                }
+                self.failures = self.failures.saturating_add(1);
+                None
+            }
+        };
+        self.next = Instant::now() + self.pause();
+        learned
     }
 
     /// How long to wait before it is asked again.
-    pub(crate) fn pause(&self) -> Duration {
+    fn pause(&self) -> Duration {
         if self.failures == 0 {
             return self.every;
         }
