@@ -141,7 +141,7 @@ async fn start(adapters: &[(&str, &str)]) -> anyhow::Result<Fleet> {
         )?;
     }
     let fleet = Fleet::start(1, Wishes { gateway: &prices, worker: &worker }).await?;
-    for (name, _) in adapters {
+    for name in adapters.iter().map(|(name, _)| *name).chain([MODEL]) {
         let path = format!("/v1/models/{name}");
         let look = async || Ok((fleet.api().get(&path).await?.status == 200).then_some(()));
         until(&format!("{name} is listed"), LIMIT, look).await?;

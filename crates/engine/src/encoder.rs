@@ -8,6 +8,7 @@
 
 mod bert;
 mod modern_bert;
+mod nomic_bert;
 mod parts;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::ops::Pool;
 static ARCHITECTURES: &[(&str, Load)] = &[
     ("BertModel", |folder, progress| bert::load(bert::BERT, folder, progress)),
     ("ModernBertModel", modern_bert::load),
+    ("NomicBertModel", nomic_bert::load),
     ("RobertaModel", |folder, progress| bert::load(bert::ROBERTA, folder, progress)),
     ("XLMRobertaModel", |folder, progress| bert::load(bert::ROBERTA, folder, progress)),
 ];

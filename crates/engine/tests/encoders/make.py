@@ -39,12 +39,23 @@ MODELS = {
                             global_rope_theta=500.0, local_rope_theta=30.0, norm_bias=True, attention_bias=True,
                             mlp_bias=True, **SPECIAL),
                        "cls", False),
+    "nomic": (transformers.NomicBertConfig, transformers.NomicBertModel, {}, "mean", True),
+    "nomic-cls": (transformers.NomicBertConfig, transformers.NomicBertModel, dict(type_vocab_size=1), "cls", False),
 }
 # What the files of published models say instead of what `transformers` writes now.
 PUBLISHED = {
     "modernbert-cls": dict(global_attn_every_n_layers=2, global_rope_theta=500.0, local_rope_theta=30.0),
+    "nomic-cls": dict(activation_function="swiglu", layer_norm_epsilon=1e-12, n_embd=64, n_head=4, n_inner=96, n_layer=2,
+                      n_positions=8192, max_trained_positions=128, prenorm=False, causal=False, qkv_proj_bias=False,
+                      mlp_fc1_bias=False, mlp_fc2_bias=False, rotary_emb_base=1000, rotary_emb_fraction=1.0,
+                      rotary_emb_interleaved=False, rotary_emb_scale_base=None, rotary_scaling_factor=None,
+                      use_rms_norm=False),
 }
-UNPUBLISHED = ["layer_types", "rope_parameters"]
+UNPUBLISHED = {
+    "modernbert-cls": ["layer_types", "rope_parameters"],
+    "nomic-cls": ["hidden_act", "layer_norm_eps", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size",
+                  "num_hidden_layers", "max_position_embeddings", "rope_parameters"],
+}
 
 
 def make(name):
@@ -67,9 +78,11 @@ def make(name):
     model.half().save_pretrained(folder)
     if name in PUBLISHED:
         written = json.loads((folder / "config.json").read_text())
-        written = {key: value for key, value in written.items() if key not in UNPUBLISHED}
+        written = {key: value for key, value in written.items() if key not in UNPUBLISHED[name]}
         (folder / "config.json").write_text(json.dumps({**written, **PUBLISHED[name]}, indent=2) + "\n")
-    model = kind.from_pretrained(folder).float().eval()
+    # What is read is what was written; `transformers` does not know the names that Nomic's own code gives to settings.
+    settings = model.config if name.startswith("nomic") else config.from_pretrained(folder)
+    model = kind.from_pretrained(folder, config=settings).float().eval()
     lengths = [1, 2, 31, 33, 128]
     texts = [torch.randint(2, 96, (length,), generator=generator) for length in lengths]
     batch = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=model.config.pad_token_id)

@@ -28,7 +28,7 @@ fn text(tokens: impl IntoIterator<Item = u32>) -> Arc<[u32]> {
 
 #[test]
 fn a_text_has_the_same_vector_whatever_it_comes_with() {
-    for name in ["bert", "modernbert"] {
+    for name in ["bert", "modernbert", "nomic"] {
         let embedder = embedder_of(name, 10);
         let texts = vec![text(2..40), text([5]), text(2..40)];
         let answer = embedder.submit(texts, share()).unwrap();

@@ -18,7 +18,7 @@ use std::cell::Cell;
 use indexmap::IndexMap;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{DynObject, Kwargs, ObjectRepr, Tuple};
+use minijinja::value::{DynObject, ObjectRepr, Tuple, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, Value, functions};
 
 /// Runs `work`, which reads or renders a template, with as much stack as the deepest value needs.
@@ -31,14 +31,9 @@ pub(super) fn with_stack<T>(work: impl FnOnce() -> T) -> T {
 pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter(KEPT, |value: &Value| kept(value));
     environment.add_filter(STORED, |value: &Value| copy(value, MAX_DEPTH));
-    environment.add_function("namespace", |values: Kwargs| {
-        let names: Vec<String> = values.args().map(str::to_owned).collect();
-        let fields = names.into_iter().map(|name| {
-            let value = copy(&values.get::<Value>(&name)?, MAX_DEPTH)?;
-            Ok((name, value))
-        });
-        let fields: Kwargs = fields.collect::<Result<Vec<_>, Error>>()?.into_iter().collect();
-        functions::namespace(Some(Value::from(fields).into()))
+    environment.add_function("namespace", |values: Option<ValueOrKwargs>| {
+        let copied = values.map(|values| copy(&values.into(), MAX_DEPTH)).transpose()?;
+        functions::namespace(copied.map(Into::into))
     });
 }
 
