@@ -1,4 +1,4 @@
-//! ModernBERT (Warner et al., 2024): turned queries and keys instead of positions, norms before each part, a gated
+//! `ModernBERT` (Warner et al., 2024): turned queries and keys instead of positions, norms before each part, a gated
 //! activation, and most layers attending only what is near.
 //!
 //! Files say which layers are local either one by one, as newer ones do, or by a period.
@@ -117,7 +117,7 @@ pub(super) fn load(
         progress(Progress { loaded: index as u32 + 1, total });
     }
     let norm = loading.norm(&format!("{prefix}final_norm"))?;
-    let network = ModernBert { words, words_norm, rotation, local_rotation, layers, norm, config };
+    let network = ModernBert { config, words, words_norm, rotation, local_rotation, layers, norm };
     Ok(Box::new(network))
 }
 

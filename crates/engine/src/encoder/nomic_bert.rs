@@ -6,6 +6,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::parts::{self, Norm, Projection, Text};
 use super::{Network, Size};
@@ -38,27 +39,8 @@ struct Config {
     hidden_act: String,
     rotary_emb_base: Option<f64>,
     rope_parameters: Option<Rope>,
-    /// The part of a head that is turned.
-    #[serde(default = "whole")]
-    rotary_emb_fraction: f64,
-    rotary_emb_scale_base: Option<f64>,
-    rotary_scaling_factor: Option<f64>,
-    #[serde(default)]
-    rotary_emb_interleaved: bool,
-    #[serde(default)]
-    prenorm: bool,
-    #[serde(default)]
-    parallel_block: bool,
-    #[serde(default)]
-    causal: bool,
-    #[serde(default)]
-    use_rms_norm: bool,
-    #[serde(default)]
-    qkv_proj_bias: bool,
-    #[serde(default)]
-    mlp_fc1_bias: bool,
-    #[serde(default)]
-    mlp_fc2_bias: bool,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +88,7 @@ pub(super) fn load(
         progress(Progress { loaded: index as u32 + 1, total });
     }
     let rotation = Rotation::new(Pairing::Halves, &frequencies, 1.0);
-    Ok(Box::new(NomicBert { words, words_norm, rotation, layers, config }))
+    Ok(Box::new(NomicBert { config, words, words_norm, rotation, layers }))
 }
 
 impl Network for NomicBert {
@@ -187,26 +169,9 @@ impl Config {
         }
         let rope = self.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref());
         parts::check_setting("rope_type", rope.unwrap_or("default"), "default")?;
-        for (setting, value) in [
-            ("rotary_emb_interleaved", self.rotary_emb_interleaved),
-            ("prenorm", self.prenorm),
-            ("parallel_block", self.parallel_block),
-            ("causal", self.causal),
-            ("use_rms_norm", self.use_rms_norm),
-            ("qkv_proj_bias", self.qkv_proj_bias),
-            ("mlp_fc1_bias", self.mlp_fc1_bias),
-            ("mlp_fc2_bias", self.mlp_fc2_bias),
-        ] {
-            parts::check_setting(setting, &value.to_string(), "false")?;
-        }
-        let fraction = self.rotary_emb_fraction.to_string();
-        parts::check_setting("rotary_emb_fraction", &fraction, "1")?;
-        for (setting, value) in [
-            ("rotary_emb_scale_base", self.rotary_emb_scale_base),
-            ("rotary_scaling_factor", self.rotary_scaling_factor),
-        ] {
-            let value = value.map_or_else(|| "null".to_owned(), |value| value.to_string());
-            parts::check_setting(setting, &value, "null")?;
+        for (setting, known) in KNOWN {
+            let value = self.others.get(*setting).map(Value::to_string);
+            parts::check_setting(setting, value.as_deref().unwrap_or(known), known)?;
         }
         Ok(())
     }
@@ -223,10 +188,20 @@ impl Config {
     }
 }
 
-const fn whole() -> f64 {
-    1.0
-}
-
 const WORDS: &str = "embeddings.word_embeddings.weight";
 const KINDS: &str = "embeddings.token_type_embeddings.weight";
 const DEFAULT_THETA: f64 = 1000.0;
+/// Settings in which models might differ, and what they are in the one that we compute.
+const KNOWN: &[(&str, &str)] = &[
+    ("rotary_emb_fraction", "1.0"),
+    ("rotary_emb_interleaved", "false"),
+    ("rotary_emb_scale_base", "null"),
+    ("rotary_scaling_factor", "null"),
+    ("prenorm", "false"),
+    ("parallel_block", "false"),
+    ("causal", "false"),
+    ("use_rms_norm", "false"),
+    ("qkv_proj_bias", "false"),
+    ("mlp_fc1_bias", "false"),
+    ("mlp_fc2_bias", "false"),
+];

@@ -88,7 +88,7 @@ fn a_rotation_that_we_do_not_compute_is_refused() {
     assert!(stretched.contains("rope_type `yarn`"), "{stretched}");
     assert!(backwards.contains("`rope_theta` is not positive"), "{backwards}");
     assert!(too_few.contains("`layer_types`"), "{too_few}");
-    assert!(longer.contains("rotary_scaling_factor `2`"), "{longer}");
+    assert!(longer.contains("rotary_scaling_factor `2.0`"), "{longer}");
 }
 
 const MODELS: [&str; 7] =
