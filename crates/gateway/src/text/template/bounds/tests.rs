@@ -92,6 +92,9 @@ fn the_deepest_values_there_can_be_are_used_and_dropped() {
         );
         let _ = render(&looped);
     }
+    let batches = "|batch(1)".repeat(380);
+    let text = render(&format!("{deepest}{{{{ ns.x{batches} }}}}")).unwrap();
+    assert!(text.starts_with(&"[".repeat(251 + 380)), "{text}");
 }
 
 #[test]
