@@ -2,6 +2,7 @@
 //!
 //! What is tested is what a user, an operator or an attacker can see; each file is one subject.
 
+mod adapters;
 mod alerts;
 mod bad_fields;
 mod bad_wire;

@@ -24,6 +24,7 @@ mod gguf_write;
 mod safetensors;
 
 pub(crate) use adapter::AdapterFiles;
+pub(crate) use config::plain_frequencies;
 pub(crate) use gguf_write::interleave;
 pub use gguf_write::{Written, write_gguf};
 pub(crate) use safetensors::{Folder, architecture_of};

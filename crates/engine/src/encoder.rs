@@ -1,11 +1,15 @@
-//! Models that turn a text into one vector: BERT and what has its shape.
+//! Models that turn a text into one vector: BERT and its descendants.
 //!
-//! An [`Encoder`] reads a whole text at once, every token attending all others, and pools what comes out.
+//! An [`Encoder`] reads a whole text at once, tokens attending what comes before and after them, and pools what
+//! comes out.
 //!
 //! Promise: a text's vector depends on the text and the weights alone, bit for bit: texts are read one at a
 //! time, by operations whose rows do not depend on each other.
 
 mod bert;
+mod modern_bert;
+mod nomic_bert;
+mod parts;
 
 use std::path::Path;
 
@@ -18,15 +22,37 @@ use crate::model::Progress;
 use crate::ops::Pool;
 
 /// Architectures by the name that a model's files give.
-static ARCHITECTURES: &[(&str, bert::Variant)] = &[
-    ("BertModel", bert::Variant { first_position: 0 }),
-    ("RobertaModel", bert::Variant { first_position: 2 }),
-    ("XLMRobertaModel", bert::Variant { first_position: 2 }),
+static ARCHITECTURES: &[(&str, Load)] = &[
+    ("BertModel", |folder, progress| bert::load(bert::BERT, folder, progress)),
+    ("ModernBertModel", modern_bert::load),
+    ("NomicBertModel", nomic_bert::load),
+    ("RobertaModel", |folder, progress| bert::load(bert::ROBERTA, folder, progress)),
+    ("XLMRobertaModel", |folder, progress| bert::load(bert::ROBERTA, folder, progress)),
 ];
+
+/// Reads the weights of one architecture; the second argument hears of every layer.
+type Load = fn(&mut Folder, &mut dyn FnMut(Progress)) -> Result<Box<dyn Network>, LoadError>;
+
+/// The layers of a model.
+trait Network: Send + Sync {
+    fn size(&self) -> Size;
+
+    /// What comes out for each token, `[tokens, width]`, of at least one token.
+    fn forward(&self, tokens: &[u32], pool: &Pool) -> candle_core::Result<Vec<f32>>;
+}
+
+/// What a network reads and makes.
+struct Size {
+    /// Tokens of the longest text.
+    max_tokens: u32,
+    vocabulary: u32,
+    /// Numbers of a token's vector.
+    width: u32,
+}
 
 /// A loaded model that embeds.
 pub struct Encoder {
-    bert: bert::Bert,
+    network: Box<dyn Network>,
     pooling: Pooling,
     normalised: bool,
     info: ModelInfo,
@@ -75,7 +101,7 @@ impl Encoder {
         let mut opened = Folder::open(folder)?;
         let architecture = checkpoint::architecture_of(folder)?;
         let known = ARCHITECTURES.iter().find(|(name, _)| *name == architecture);
-        let Some((_, variant)) = known else {
+        let Some((_, load)) = known else {
             let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
             return Err(LoadError::Unsupported {
                 what: format!("architecture `{architecture}` for embeddings"),
@@ -83,17 +109,18 @@ impl Encoder {
             });
         };
         let (pooling, normalised) = pooling(folder, &mut opened)?;
-        let bert = bert::Bert::load(*variant, &mut opened, progress)?;
+        let network = load(&mut opened, progress)?;
+        let Size { max_tokens, vocabulary, width } = network.size();
         let info = ModelInfo {
             name,
             digest: opened.digest(),
-            context_length: bert.max_tokens(),
-            vocabulary: bert.vocabulary(),
+            context_length: max_tokens,
+            vocabulary,
             stop_tokens: Vec::new(),
             weights: opened.weights_name(),
-            kind: ModelKind::Embedding { dimensions: bert.width() },
+            kind: ModelKind::Embedding { dimensions: width },
         };
-        Ok(Self { bert, pooling, normalised, info, files: opened.into_files() })
+        Ok(Self { network, pooling, normalised, info, files: opened.into_files() })
     }
 
     /// What is known of it without running it.
@@ -108,8 +135,8 @@ impl Encoder {
 
     /// The vector of a text: at least one token, at most as many as the model reads, all in its vocabulary.
     pub(crate) fn embed(&self, tokens: &[u32], pool: &Pool) -> candle_core::Result<Vec<f32>> {
-        let rows = self.bert.forward(tokens, pool)?;
-        let width = self.bert.width() as usize;
+        let rows = self.network.forward(tokens, pool)?;
+        let width = rows.len() / tokens.len();
         let mut vector = match self.pooling {
             Pooling::First => rows[..width].to_vec(),
             Pooling::Mean => mean(&rows, width),

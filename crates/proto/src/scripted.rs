@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Accounts, Capacity, FinishReason, GpuTime, IncarnationId, Logprobs, ModelDigest, ModelFiles,
-    ModelInfo, ModelKind, NanoUsd, Rent, Stage, Times, Usage,
+    ModelInfo, ModelKind, ModelName, NanoUsd, Rent, Stage, Times, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
@@ -78,6 +78,26 @@ impl ScriptedWorker {
             lines: Vec::new(),
             load: Arc::new(load),
         }
+    }
+
+    /// The same of a model called `scripted`, for those who ask nothing in particular of it.
+    pub fn of_some_model(capacity: u32) -> Self {
+        let info = ModelInfo {
+            name: ModelName::new("scripted"),
+            digest: ModelDigest::new("abc"),
+            context_length: 4096,
+            vocabulary: 1000,
+            stop_tokens: Vec::new(),
+            weights: "none".to_owned(),
+            kind: ModelKind::Text,
+        };
+        let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
+        Self::new(info, files, capacity)
+    }
+
+    /// What it serves.
+    pub const fn info(&self) -> &ModelInfo {
+        &self.model
     }
 
     /// The same worker, waiting `pace` before every token.

@@ -376,7 +376,7 @@ impl RopeScaling {
 }
 
 /// The angle per position of each pair of a head's numbers.
-pub(super) fn plain_frequencies(base: f64, head_width: usize) -> Vec<f64> {
+pub(crate) fn plain_frequencies(base: f64, head_width: usize) -> Vec<f64> {
     let exponent = |pair: usize| 2.0 * pair as f64 / head_width as f64;
     (0..head_width.min(MAX_HEAD_WIDTH) / 2).map(|pair| base.powf(-exponent(pair))).collect()
 }

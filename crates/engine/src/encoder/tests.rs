@@ -14,7 +14,7 @@ struct Golden {
 
 #[test]
 fn vectors_are_those_of_another_implementation() {
-    for name in ["bert", "bert-cls", "xlm-roberta"] {
+    for name in MODELS {
         let folder = folder().join(name);
         let golden = std::fs::read(folder.join("golden.json")).unwrap();
         let golden: Golden = serde_json::from_slice(&golden).unwrap();
@@ -58,6 +58,41 @@ fn what_decides_the_vectors_is_in_the_digest() {
     let other = Encoder::load(ModelName::new("x"), copy.path(), &mut |_| {}).unwrap();
     assert_ne!(digest("bert"), other.info().digest);
 }
+
+#[test]
+fn a_rotation_that_we_do_not_compute_is_refused() {
+    let refused = |name: &str, change: fn(&mut serde_json::Value)| {
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(folder().join(name).join(file), copy.path().join(file)).unwrap();
+        }
+        let config = std::fs::read(copy.path().join("config.json")).unwrap();
+        let mut config = serde_json::from_slice(&config).unwrap();
+        change(&mut config);
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        let loaded = Encoder::load(ModelName::new("x"), copy.path(), &mut |_| {});
+        loaded.unwrap_err().to_string()
+    };
+
+    let stretched = refused("modernbert", |config| {
+        config["rope_parameters"]["full_attention"]["rope_type"] = "yarn".into();
+    });
+    let backwards = refused("modernbert", |config| {
+        config["rope_parameters"]["sliding_attention"]["rope_theta"] = (-1.0).into();
+    });
+    let too_few = refused("modernbert", |config| {
+        config["layer_types"] = serde_json::json!(["full_attention"]);
+    });
+    let longer = refused("nomic-cls", |config| config["rotary_scaling_factor"] = 2.0.into());
+
+    assert!(stretched.contains("rope_type `yarn`"), "{stretched}");
+    assert!(backwards.contains("`rope_theta` is not positive"), "{backwards}");
+    assert!(too_few.contains("`layer_types`"), "{too_few}");
+    assert!(longer.contains("rotary_scaling_factor `2.0`"), "{longer}");
+}
+
+const MODELS: [&str; 7] =
+    ["bert", "bert-cls", "xlm-roberta", "modernbert", "modernbert-cls", "nomic", "nomic-cls"];
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/encoders")

@@ -347,7 +347,7 @@ impl Pass<'_> {
             block_tokens: self.cache.block_tokens,
             scale: self.shape.query_scale,
             softcap: self.shape.attention_softcap,
-            window: self.shape.windows[self.index],
+            window: self.shape.windows[self.index].into(),
             step: self.step,
             pool: self.pool,
         };

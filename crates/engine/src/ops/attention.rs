@@ -25,10 +25,37 @@ pub(crate) struct Attention<'a> {
     pub(crate) scale: f32,
     /// Scores are squeezed below this.
     pub(crate) softcap: Option<f32>,
-    /// A row attends so many positions, its own the last of them; all if absent.
-    pub(crate) window: Option<u32>,
+    pub(crate) window: Window<'a>,
     pub(crate) step: &'a Step,
     pub(crate) pool: &'a Pool,
+}
+
+/// Where the positions begin that a row attends; they end at the row's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Window<'a> {
+    /// At the first one.
+    Whole,
+    /// So that there are so many.
+    Last(u32),
+    /// At these, one for each row, none after the row's own.
+    From(&'a [u32]),
+}
+
+impl Window<'_> {
+    /// The first position that a row attends, of all before `end`.
+    fn first(self, row: usize, end: usize) -> usize {
+        match self {
+            Self::Whole => 0,
+            Self::Last(window) => end.saturating_sub(window as usize),
+            Self::From(firsts) => firsts[row] as usize,
+        }
+    }
+}
+
+impl From<Option<u32>> for Window<'_> {
+    fn from(window: Option<u32>) -> Self {
+        window.map_or(Self::Whole, Self::Last)
+    }
 }
 
 impl Attention<'_> {
@@ -46,9 +73,9 @@ impl Attention<'_> {
 
     /// Multiplications and additions in all.
     fn operations(&self) -> usize {
-        let window = self.window.map_or(usize::MAX, |window| window as usize);
-        let attended = self.step.positions.iter().map(|position| *position as usize + 1);
-        let positions: usize = attended.map(|positions| positions.min(window)).sum();
+        let ends = self.step.positions.iter().map(|position| *position as usize + 1);
+        let attended = ends.enumerate().map(|(row, end)| end - self.window.first(row, end));
+        let positions: usize = attended.sum();
         positions * self.heads * self.head_width * 4
     }
 }
@@ -80,7 +107,7 @@ impl CustomOp3 for Attention<'_> {
             let query = row * projection_width + kv_head * group_width;
             let table = self.step.table_starts[row] as usize;
             let position = self.step.positions[row] as usize + 1;
-            let from = self.window.map_or(0, |window| position.saturating_sub(window as usize));
+            let from = self.window.first(row, position);
             // Blocks that lie before the window altogether are not looked at.
             let skipped = from / self.block_tokens;
             let end = position.div_ceil(self.block_tokens);

@@ -12,6 +12,8 @@ pub(crate) enum Activation {
     Silu,
     /// The Gaussian error linear unit, by its approximation with a hyperbolic tangent (Hendrycks and Gimpel, 2016).
     Gelu,
+    /// The same unit by the error function itself.
+    ExactGelu,
 }
 
 /// `activation(gate) * up` for rows that hold gate and up side by side: `[rows, 2 * width]` to
@@ -44,6 +46,7 @@ impl CustomOp1 for Gate<'_> {
             match self.activation {
                 Activation::Silu => vector::run(Silu(Rows { x, width, out })),
                 Activation::Gelu => vector::run(Gelu(Rows { x, width, out })),
+                Activation::ExactGelu => vector::run(ExactGelu(Rows { x, width, out })),
             }
         });
         Ok((CpuStorage::F32(out), Shape::from((rows, both / 2))))
@@ -74,6 +77,15 @@ impl Kernel for Gelu<'_> {
     }
 }
 
+struct ExactGelu<'a>(Rows<'a>);
+
+impl Kernel for ExactGelu<'_> {
+    #[inline(always)]
+    fn run<M: Machine>(self) {
+        self.0.run(exact_gelu);
+    }
+}
+
 impl Rows<'_> {
     #[inline(always)]
     fn run(self, activate: impl Fn(f32) -> f32) {
@@ -91,30 +103,35 @@ const ROOT_OF_2_BY_PI: f32 = 0.797_884_6;
 
 /// The Gaussian error linear unit of every number, by the error function itself.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&ExactGelu)
+    x.apply_op1_no_bwd(&EachGelu)
 }
 
-struct ExactGelu;
+struct EachGelu;
 
-impl CustomOp1 for ExactGelu {
+impl CustomOp1 for EachGelu {
     fn name(&self) -> &'static str {
         "gelu"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut out = numbers(x, layout)?.to_vec();
-        vector::run(EachGelu(&mut out));
+        vector::run(Numbers(&mut out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
-struct EachGelu<'a>(&'a mut [f32]);
+struct Numbers<'a>(&'a mut [f32]);
 
-impl Kernel for EachGelu<'_> {
+impl Kernel for Numbers<'_> {
     #[inline(always)]
     fn run<M: Machine>(self) {
         for x in self.0 {
-            *x *= 0.5 * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+            *x = exact_gelu(*x);
         }
     }
+}
+
+#[inline(always)]
+fn exact_gelu(x: f32) -> f32 {
+    x * (0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)))
 }

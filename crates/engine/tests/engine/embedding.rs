@@ -9,8 +9,12 @@ use engine::{Embedder, EmbedderConfig, Encoder, Failure, Refusal};
 use crate::support::block_on;
 
 fn embedder(max_waiting: u32) -> Embedder {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/encoders/bert");
-    let encoder = Encoder::load(ModelName::new("bert"), &folder, &mut |_| {}).unwrap();
+    embedder_of("bert", max_waiting)
+}
+
+fn embedder_of(name: &str, max_waiting: u32) -> Embedder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/encoders").join(name);
+    let encoder = Encoder::load(ModelName::new(name), &folder, &mut |_| {}).unwrap();
     Embedder::start(encoder, EmbedderConfig { max_waiting, compute_threads: 2 }).unwrap()
 }
 
@@ -24,17 +28,19 @@ fn text(tokens: impl IntoIterator<Item = u32>) -> Arc<[u32]> {
 
 #[test]
 fn a_text_has_the_same_vector_whatever_it_comes_with() {
-    let embedder = embedder(10);
-    let texts = vec![text(2..40), text([5]), text(2..40)];
-    let answer = embedder.submit(texts, share()).unwrap();
-    let alone = embedder.submit(vec![text([5])], share()).unwrap();
+    for name in ["bert", "modernbert", "nomic"] {
+        let embedder = embedder_of(name, 10);
+        let texts = vec![text(2..40), text([5]), text(2..40)];
+        let answer = embedder.submit(texts, share()).unwrap();
+        let alone = embedder.submit(vec![text([5])], share()).unwrap();
 
-    let (together, alone) = (block_on(answer.wait()).unwrap(), block_on(alone.wait()).unwrap());
+        let (together, alone) = (block_on(answer.wait()).unwrap(), block_on(alone.wait()).unwrap());
 
-    assert_eq!(together.vectors[0], together.vectors[2]);
-    assert_eq!(together.vectors[1], alone.vectors[0]);
-    assert_eq!((together.usage.prompt_tokens, together.usage.completion_tokens), (77, 0));
-    assert_eq!(embedder.info().kind, ModelKind::Embedding { dimensions: 64 });
+        assert_eq!(together.vectors[0], together.vectors[2]);
+        assert_eq!(together.vectors[1], alone.vectors[0]);
+        assert_eq!((together.usage.prompt_tokens, together.usage.completion_tokens), (77, 0));
+        assert_eq!(embedder.info().kind, ModelKind::Embedding { dimensions: 64 });
+    }
 }
 
 #[test]

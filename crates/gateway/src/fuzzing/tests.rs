@@ -1,17 +1,10 @@
 //! Every seed of the fuzz targets, and what they are to show.
 
-use std::path::Path;
-
+use self::seeds::seeds;
 use super::*;
 
-/// The seeds of a target, by name.
-fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-    let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
-    let seeds = files
-        .map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()));
-    seeds.collect()
-}
+#[path = "../../../../fuzz/seeds.rs"]
+mod seeds;
 
 #[test]
 fn chat_template_seeds_are_rendered_or_refused() {

@@ -4,6 +4,8 @@
 //! A template that knows nothing of tools gets them as messages: what may be called stands in the
 //! system message, calls and their results in the turns that made them.
 
+mod bounds;
+
 use domain::{Clock as _, SystemClock};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
@@ -25,10 +27,13 @@ pub(crate) struct ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// Reads a template; refuses one that could nest values without end.
     pub(crate) fn new(template: &str) -> Result<Self, Error> {
         let mut environment = Environment::new();
+        // Errors would hold values.
+        environment.set_debug(false);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        environment.set_syntax(syntax);
+        environment.set_syntax(syntax.clone());
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<String, _> {
@@ -37,9 +42,13 @@ impl ChatTemplate {
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
         environment.set_fuel(Some(TEMPLATE_FUEL));
-        environment.add_template_owned(TEMPLATE, without_training_blocks(template))?;
-        let knows_tools =
-            environment.get_template(TEMPLATE)?.undeclared_variables(false).contains("tools");
+        bounds::add_to(&mut environment);
+        let template = bounds::bounded(&without_training_blocks(template), &syntax)?;
+        let knows_tools = bounds::with_stack(|| -> Result<bool, Error> {
+            environment.add_template_owned(TEMPLATE, template)?;
+            let read = environment.get_template(TEMPLATE)?;
+            Ok(read.undeclared_variables(false).contains("tools"))
+        })?;
         let (bos_token, eos_token) = Default::default();
         Ok(Self { environment, knows_tools, bos_token, eos_token })
     }
@@ -65,6 +74,10 @@ impl ChatTemplate {
     }
 
     fn fill(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
+        bounds::with_stack(|| self.fill_here(messages, tools))
+    }
+
+    fn fill_here(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
         let tools = (!tools.is_empty()).then_some(Serde(tools));
         let context = context! {
             messages => Serde(messages),

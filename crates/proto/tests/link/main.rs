@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use domain::{ModelDigest, ModelFiles, ModelInfo, ModelKind, ModelName, Secret};
+use domain::{ModelDigest, Secret};
 use futures_util::StreamExt as _;
 use proto::{
     ClientCredentials, ClientFiles, ConnectError, GrpcWorker, ScriptedWorker, ServerCredentials,
@@ -231,7 +231,8 @@ async fn served(files: ServerFiles, token: Option<&str>) -> u16 {
     let port = listener.local_addr().unwrap().port();
     let credentials = Arc::new(ServerCredentials::open(files).unwrap());
     let token = token.map(|token| Secret::new(token.to_owned()));
-    let server = WorkerServer::new(Arc::new(scripted()), token).secured(credentials);
+    let server =
+        WorkerServer::new(Arc::new(ScriptedWorker::of_some_model(6)), token).secured(credentials);
     tokio::spawn(server.serve(listener, std::future::pending()));
     port
 }
@@ -281,18 +282,4 @@ async fn ten_seconds_pass() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(10)).await;
     tokio::time::resume();
-}
-
-fn scripted() -> ScriptedWorker {
-    let info = ModelInfo {
-        name: ModelName::new("scripted"),
-        digest: ModelDigest::new("abc"),
-        context_length: 4096,
-        vocabulary: 1000,
-        stop_tokens: Vec::new(),
-        weights: "none".to_owned(),
-        kind: ModelKind::Text,
-    };
-    let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
-    ScriptedWorker::new(info, files, 6)
 }

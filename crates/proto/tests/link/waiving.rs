@@ -10,12 +10,10 @@ use domain::{
 };
 use futures_util::{StreamExt as _, stream};
 use proto::{
-    Event, Generation, GrpcWorker, Start, StateStream, Worker, WorkerError, WorkerServer,
-    WorkerState,
+    Event, Generation, GrpcWorker, ScriptedWorker, Start, StateStream, Worker, WorkerError,
+    WorkerServer, WorkerState,
 };
 use tokio::sync::{mpsc, oneshot};
-
-use crate::scripted;
 
 fn start() -> Start {
     Start {
@@ -49,7 +47,7 @@ async fn until(states: &mut StateStream, wanted: impl Fn(&WorkerState) -> bool) 
 
 #[tokio::test(start_paused = true)]
 async fn a_sequence_that_ended_by_itself_is_waived_all_the_same() {
-    let worker = Arc::new(scripted());
+    let worker = Arc::new(ScriptedWorker::of_some_model(6));
     let mut states = worker.watch().await.unwrap();
     let generation = over_pipes(Arc::clone(&worker) as _).generate(start()).await.unwrap();
     let ended = |state: &WorkerState| state.running == 0 && state.accounts.wall > GpuTime::ZERO;

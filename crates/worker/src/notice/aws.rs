@@ -13,22 +13,19 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::metadata::{AskError, Metadata};
-use super::trouble::Trouble;
+use super::rounds::Rounds;
 use super::{Notice, NoticeSource};
 
 /// The instance metadata service.
 pub(crate) struct Aws {
     metadata: Metadata,
-    every: Duration,
     clock: Arc<dyn Clock>,
     /// The token, and when to ask for another one.
     token: Option<(String, Instant)>,
-    /// When to ask next.
-    next: Instant,
     advised: bool,
     /// The notice that was told last.
     told: Option<Action>,
-    trouble: Trouble,
+    rounds: Rounds,
 }
 
 /// What is going to be done to the machine.
@@ -42,13 +39,11 @@ impl Aws {
     pub(crate) fn new(metadata: Metadata, every: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             metadata,
-            every,
             clock,
             token: None,
-            next: Instant::now(),
             advised: false,
             told: None,
-            trouble: Trouble::new("aws", every),
+            rounds: Rounds::new("aws", every),
         }
     }
 
@@ -121,14 +116,9 @@ impl NoticeSource for Aws {
 
     async fn next(&mut self) -> Notice {
         loop {
-            tokio::time::sleep_until(self.next).await;
+            self.rounds.turn().await;
             let looked = self.look().await;
-            match &looked {
-                Ok(_) => self.trouble.over(),
-                Err(error) => self.trouble.tell(error),
-            }
-            self.next = Instant::now() + self.trouble.pause().max(self.every);
-            if let Ok(Some(notice)) = looked {
+            if let Some(Some(notice)) = self.rounds.heard(looked) {
                 return notice;
             }
         }

@@ -12,10 +12,9 @@ use domain::Clock;
 use http::Request;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::metadata::{AskError, Metadata};
-use super::trouble::Trouble;
+use super::rounds::Rounds;
 use super::{Notice, NoticeSource};
 
 /// Scheduled Events.
@@ -29,9 +28,7 @@ pub(crate) struct Azure {
     incarnation: Option<i64>,
     /// Ids of events that were told of, and whether they had started.
     told: BTreeSet<(String, bool)>,
-    /// When to ask next.
-    next: Instant,
-    trouble: Trouble,
+    rounds: Rounds,
 }
 
 #[derive(Deserialize)]
@@ -77,8 +74,7 @@ impl Azure {
             clock,
             incarnation: None,
             told: BTreeSet::new(),
-            next: Instant::now(),
-            trouble: Trouble::new("azure", every),
+            rounds: Rounds::new("azure", every),
         }
     }
 
@@ -156,14 +152,9 @@ impl NoticeSource for Azure {
 
     async fn next(&mut self) -> Notice {
         loop {
-            tokio::time::sleep_until(self.next).await;
+            self.rounds.turn().await;
             let looked = self.look().await;
-            match &looked {
-                Ok(_) => self.trouble.over(),
-                Err(error) => self.trouble.tell(error),
-            }
-            self.next = Instant::now() + self.trouble.pause();
-            if let Ok(Some(notice)) = looked {
+            if let Some(Some(notice)) = self.rounds.heard(looked) {
                 return notice;
             }
         }

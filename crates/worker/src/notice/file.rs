@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
 
-use super::trouble::Trouble;
+use super::rounds::Rounds;
 use super::{Notice, NoticeSource};
 
 /// A file that appears.
@@ -16,12 +16,12 @@ pub(crate) struct File {
     path: PathBuf,
     /// What it held when it was told of last.
     told: Option<String>,
-    trouble: Trouble,
+    rounds: Rounds,
 }
 
 impl File {
     pub(crate) fn new(path: PathBuf, every: Duration) -> Self {
-        Self { path, told: None, trouble: Trouble::new("file", every) }
+        Self { path, told: None, rounds: Rounds::new("file", every) }
     }
 
     /// The beginning of the file; `None` if there is none.
@@ -45,18 +45,15 @@ impl NoticeSource for File {
 
     async fn next(&mut self) -> Notice {
         loop {
-            match self.content().await {
-                Ok(content) => {
-                    self.trouble.over();
-                    if content.is_some() && content != self.told {
-                        self.told = content;
-                        let seconds = self.told.as_ref().and_then(|text| text.parse().ok());
-                        return Notice::Leave(seconds.map(Duration::from_secs));
-                    }
-                }
-                Err(error) => self.trouble.tell(&error),
+            self.rounds.turn().await;
+            let content = self.content().await;
+            if let Some(Some(content)) = self.rounds.heard(content)
+                && self.told.as_ref() != Some(&content)
+            {
+                let seconds = content.parse().ok();
+                self.told = Some(content);
+                return Notice::Leave(seconds.map(Duration::from_secs));
             }
-            tokio::time::sleep(self.trouble.pause()).await;
         }
     }
 }

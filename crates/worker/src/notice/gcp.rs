@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Request;
-use tokio::time::Instant;
 
 use super::metadata::{AskError, Metadata};
-use super::trouble::Trouble;
+use super::rounds::Rounds;
 use super::{Notice, NoticeSource};
 
 /// The metadata server.
@@ -18,15 +17,12 @@ pub(crate) struct Gcp {
     /// Names the answer that is known; absent before the first.
     etag: Option<String>,
     told: bool,
-    /// When to ask next.
-    next: Instant,
-    trouble: Trouble,
+    rounds: Rounds,
 }
 
 impl Gcp {
     pub(crate) fn new(metadata: Metadata) -> Self {
-        let trouble = Trouble::new("gcp", PAUSE);
-        Self { metadata, etag: None, told: false, next: Instant::now(), trouble }
+        Self { metadata, etag: None, told: false, rounds: Rounds::new("gcp", PAUSE) }
     }
 
     /// Whether the machine is preempted; asked again, it answers when that changes, or after a while.
@@ -66,14 +62,9 @@ impl NoticeSource for Gcp {
                 // It stays preempted until it is gone.
                 return std::future::pending().await;
             }
-            tokio::time::sleep_until(self.next).await;
+            self.rounds.turn().await;
             let preempted = self.preempted().await;
-            match &preempted {
-                Ok(_) => self.trouble.over(),
-                Err(error) => self.trouble.tell(error),
-            }
-            self.next = Instant::now() + self.trouble.pause();
-            if preempted.is_ok_and(|preempted| preempted) {
+            if self.rounds.heard(preempted) == Some(true) {
                 self.told = true;
                 return Notice::Leave(Some(STAYS));
             }
@@ -99,6 +90,7 @@ mod tests {
     use axum::http::{HeaderMap, StatusCode};
     use axum::routing::get;
     use tokio::sync::watch;
+    use tokio::time::Instant;
 
     use super::super::fake::Fake;
     use super::*;

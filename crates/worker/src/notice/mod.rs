@@ -12,8 +12,8 @@ mod azure;
 mod file;
 mod gcp;
 mod metadata;
+mod rounds;
 mod stop;
-mod trouble;
 
 #[cfg(test)]
 mod fake;

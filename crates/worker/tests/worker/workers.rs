@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Capacity, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent, Secret};
+use domain::{Capacity, NanoUsd, Rent, Secret};
 use engine::EngineConfig;
 use proto::{GrpcWorker, ScriptedWorker, Worker, WorkerServer};
 use tokio::net::TcpListener;
@@ -81,19 +81,9 @@ keeps_formats!(formats_over_pipes, async { over_pipes() });
 keeps_formats!(formats_over_a_socket, over_a_socket(local().0));
 
 fn scripted() -> Subject {
-    let info = ModelInfo {
-        name: ModelName::new("scripted"),
-        digest: ModelDigest::new("abc"),
-        context_length: 4096,
-        vocabulary: 1000,
-        stop_tokens: Vec::new(),
-        weights: "none".to_owned(),
-        kind: domain::ModelKind::Text,
-    };
-    let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
-    let (model, capacity) = (info.digest.clone(), 6);
-    let worker = ScriptedWorker::new(info, files, 6).paced(Duration::from_millis(1));
-    Subject { worker: Arc::new(worker), model, capacity }
+    let worker = ScriptedWorker::of_some_model(6).paced(Duration::from_millis(1));
+    let model = worker.info().digest.clone();
+    Subject { worker: Arc::new(worker), model, capacity: 6 }
 }
 
 pub(crate) fn local() -> (Subject, Arc<LocalWorker>) {

@@ -68,7 +68,7 @@ impl Scene {
                 block_tokens: self.block_tokens,
                 scale: 1.0 / (self.head_width as f32).sqrt(),
                 softcap: self.softcap,
-                window: self.window,
+                window: self.window.into(),
                 step: &step,
                 pool,
             };

@@ -21,8 +21,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use domain::{
     AdminId, Charge, FinishReason, GatewayId, GpuTime, HoldId, KeyId, ManualClock, ModelDigest,
-    ModelFiles, ModelInfo, ModelName, NanoUsd, OrganizationId, Price, ProjectId, RequestId, Scope,
-    Timestamp, Usage,
+    ModelName, NanoUsd, OrganizationId, Price, ProjectId, RequestId, Scope, Timestamp, Usage,
 };
 use proto::{ScriptedWorker, Worker};
 use routing::RouterSettings;
@@ -114,7 +113,7 @@ impl World {
         let people = people(&registry()).await;
         let tenants = Arc::clone(&stores.tenants);
         let directory = Arc::new(Directory::open(tenants, stores.pepper.clone()).await.unwrap());
-        let worker = Arc::new(scripted());
+        let worker = Arc::new(ScriptedWorker::of_some_model(4));
         let named = [("scripted".to_owned(), Arc::clone(&worker) as Arc<dyn Worker>)];
         let router = routing::Router::new(named, RouterSettings::default());
         let admission = Admission::new(AdmissionParts {
@@ -354,20 +353,6 @@ pub(super) fn row(
         counted: Quantity { money: charge, tokens: 7, gpu },
         work: Vec::new(),
     }
-}
-
-fn scripted() -> ScriptedWorker {
-    let info = ModelInfo {
-        name: ModelName::new("scripted"),
-        digest: ModelDigest::new("0123456789abcdef"),
-        context_length: 64,
-        vocabulary: 16,
-        stop_tokens: Vec::new(),
-        weights: "none".to_owned(),
-        kind: domain::ModelKind::Text,
-    };
-    let files = ModelFiles { tokenizer: (*b"{}").into(), chat_template: None };
-    ScriptedWorker::new(info, files, 4)
 }
 
 fn flow_settings() -> FlowSettings {
