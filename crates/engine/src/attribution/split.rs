@@ -2,7 +2,8 @@
 //!
 //! The rule is the closed form of a fair division of the predicted time: what a work causes alone it pays
 //! alone; the fixed part, which any of them would cause, is paid equally; streaming the weights is paid
-//! equally too, and only tokens beyond the knee are paid by the token. The measured time is divided in
+//! equally too, and only tokens beyond the knee are paid by the token. What guesses add to a step is paid by those who
+//! guess, and changes nothing for the others. The measured time is divided in
 //! these proportions, in whole nanoseconds by largest remainder.
 
 use std::cmp::Ordering;
@@ -22,7 +23,10 @@ pub(crate) struct Split {
 /// The part of a step that one work owns.
 struct Portion {
     index: usize,
+    /// Without guesses.
     demand: Demand,
+    /// What guesses add to that.
+    drafts: Demand,
     weight: u64,
     /// What the division by the total weight left over.
     remainder: u64,
@@ -58,19 +62,24 @@ impl Split {
         self.portions.clear();
         for (index, work) in works.iter().enumerate() {
             if work.tokens > 0 {
-                let demand = work.demand();
-                self.portions.push(Portion { index, demand, weight: 0, remainder: 0 });
+                let demand = work.without_drafts().demand();
+                let drafts = work.demand().less(&demand);
+                self.portions.push(Portion { index, demand, drafts, weight: 0, remainder: 0 });
             }
         }
         let whole = Demand::of(works);
         let predicted = costs.predict(&whole);
-        let equal = (costs.fixed + costs.token * costs.knee) / self.portions.len().max(1) as f64;
-        // The part of a token that is not paid by streaming the weights.
-        let token = costs.token * (1.0 - costs.knee / whole.tokens).max(0.0);
+        let drafts = self.portions.iter().fold(Demand::default(), |sum, it| sum.plus(&it.drafts));
+        let plain = whole.less(&drafts);
+        // Those below the knee take no time of their own; what the others take is theirs in proportion.
+        let added = predicted - costs.predict(&plain);
+        let guessed = costs.beyond_fixed(&drafts);
+        let pace = if guessed > 0.0 { added / guessed } else { 0.0 };
+        let works = self.portions.len();
         let mut total = 0;
         for portion in &mut self.portions {
-            let demand = &portion.demand;
-            let part = equal + token * demand.tokens + costs.beyond_tokens(demand);
+            let own = costs.share(&plain, &portion.demand, works);
+            let part = own + pace * costs.beyond_fixed(&portion.drafts);
             // At least one, so that a step of works that cost nothing is split as well.
             portion.weight = ((part / predicted * WHOLE) as u64).max(1);
             total += portion.weight;
@@ -108,6 +117,7 @@ mod tests {
             sampled,
             phase: Phase::Prefill,
             extra: 0,
+            drafted: 0,
         })
     }
 
@@ -172,7 +182,7 @@ mod tests {
         fn who_does_nothing_pays_nothing_and_changes_nothing(
             costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
         ) {
-            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode, extra: 0 };
+            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode, extra: 0, drafted: 0 };
             let at = at.index(works.len());
             let mut together = works.clone();
             together.insert(at, idle);
@@ -187,8 +197,14 @@ mod tests {
     #[test]
     fn streaming_the_weights_is_paid_equally_and_tokens_beyond_the_knee_by_the_token() {
         let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
-        let work =
-            |tokens| Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0 };
+        let work = |tokens| Work {
+            tokens,
+            first: 0,
+            sampled: false,
+            phase: Phase::Prefill,
+            extra: 0,
+            drafted: 0,
+        };
 
         // Below the knee: 60 + 4 x 30, whoever has how many tokens.
         assert_eq!(shares(&costs, 180, &[work(1), work(2)]), [90, 90]);

@@ -262,7 +262,7 @@ impl<'a> Pass<'a> {
         let table: Vec<u32> = (0..blocks as u32).collect();
         let mut step = Step::default();
         let blocks_of = Blocks { table: &table, block_tokens: BLOCK_TOKENS as u32 };
-        step.push(tokens, 0, blocks_of, false);
+        step.push(tokens, 0, blocks_of, 0);
         // Everybody attends everybody: to the end of the text.
         step.positions.fill(tokens.len() as u32 - 1);
         Ok(Self {
