@@ -140,7 +140,7 @@ impl<'a> Plan<'a> {
 
     /// Whether a draft would be worth it if all of it were right for sure.
     pub(crate) fn may_pay(&self, candidate: &Candidate) -> bool {
-        candidate.max_tokens > 0 && self.saving(candidate) > self.cost(candidate) * MARGIN
+        candidate.max_tokens > 0 && self.saving(candidate) > self.price(candidate)
     }
 
     /// Gives a candidate the draft that is worth most, if any is. `length` tokens agreed where its guess was found.
@@ -149,12 +149,12 @@ impl<'a> Plan<'a> {
         let saving = self.saving(candidate);
         let (mut tokens, mut gain, mut cost, mut right) = (0, 0.0, 0.0, each);
         while tokens < candidate.max_tokens.min(MAX_DRAFT) {
-            let more = self.cost(candidate);
-            let is_try = tokens == 0 && odds.patience.is_over() && saving > more * MARGIN;
-            if right * saving <= more * MARGIN && !is_try {
+            let price = self.price(candidate);
+            let is_try = tokens == 0 && odds.patience.is_over() && saving > price;
+            if right * saving <= price && !is_try {
                 break;
             }
-            (tokens, gain, cost) = (tokens + 1, gain + right, cost + more);
+            (tokens, gain, cost) = (tokens + 1, gain + right, cost + self.cost(candidate));
             right *= each;
             self.whole = self.whole.plus(&candidate.row);
         }
@@ -190,6 +190,12 @@ impl<'a> Plan<'a> {
         self.costs.share(&self.plain, &candidate.own, self.turns)
     }
 
+    /// What a token more has to save.
+    fn price(&self, candidate: &Candidate) -> f64 {
+        let margin = if self.turns > 1 { MARGIN_IN_COMPANY } else { MARGIN };
+        self.cost(candidate) * margin
+    }
+
     /// What a token more adds to the step.
     fn cost(&self, candidate: &Candidate) -> f64 {
         let with = self.whole.plus(&candidate.row);
@@ -213,8 +219,11 @@ const OTHERS_WEIGHT: f64 = 2.0;
 /// Tokens of drafts that a sequence remembers, and an engine.
 pub(crate) const OWN_MEMORY: f64 = 16.0;
 pub(crate) const ENGINE_MEMORY: f64 = 256.0;
-/// A draft has to save a little more than it costs: both are guesses.
-const MARGIN: f64 = 1.1;
+/// A draft has to save so many times what it costs: both are guesses, and a saving of a few parts in a hundred is none.
+const MARGIN: f64 = 1.25;
+/// The same beside others. What a turn shares with theirs is not saved while they go on, and threads that divided a step
+/// evenly wait for the one that has a row more.
+const MARGIN_IN_COMPANY: f64 = 2.0;
 /// The part of a step's time that drafts may add where somebody gains nothing by them.
 const MAX_DELAY: f64 = 1.0 / 16.0;
 /// Tokens of a draft at most.
@@ -222,3 +231,102 @@ pub(crate) const MAX_DRAFT: u32 = 15;
 /// Tokens until the first try, and until the last ones.
 const FIRST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine on which a step takes as long as `fixed` tokens do beside its own.
+    const fn costs(fixed: f64) -> Costs {
+        Costs { fixed, token: 1.0, knee: 1.0, pair: 0.0, read: 0.0, row: 0.0 }
+    }
+
+    const TOKEN: Demand = Demand { tokens: 1.0, pairs: 0.0, reads: 0.0, rows: 1.0 };
+
+    const fn candidate(turn: usize) -> Candidate {
+        Candidate { turn, own: TOKEN, row: TOKEN, max_tokens: MAX_DRAFT }
+    }
+
+    fn step(costs: &Costs, turns: usize) -> Plan<'_> {
+        let whole = (0..turns).fold(Demand::default(), |sum, _| sum.plus(&TOKEN));
+        Plan::new(costs, whole, turns)
+    }
+
+    /// A sequence whose guesses were right so often.
+    fn seasoned(odds: f64) -> Experience {
+        Experience([Tally { tried: 1e6, right: 1e6 * odds }; CLASSES.len()])
+    }
+
+    fn odds(own: &Experience) -> Odds<'_> {
+        Odds { own, others: own, patience: Patience::new() }
+    }
+
+    fn drafted(plan: &mut Plan<'_>, turn: usize, chance: f64) -> u32 {
+        plan.add(&candidate(turn), 4, &odds(&seasoned(chance)))
+    }
+
+    #[test]
+    fn a_draft_ends_where_the_next_token_costs_more_than_it_saves() {
+        let costs = costs(3.0);
+        // Alone, a turn takes 4 and a token more takes 1: worth it down to odds of 0.31.
+        for (chance, tokens) in [(0.3, 0), (0.35, 1), (0.57, 2), (0.8, 5), (1.0, MAX_DRAFT)] {
+            let mut plan = step(&costs, 1);
+            assert_eq!(drafted(&mut plan, 0, chance), tokens, "odds of {chance}");
+        }
+    }
+
+    #[test]
+    fn where_tokens_are_what_takes_the_time_nobody_guesses() {
+        let costs = costs(3.0);
+        let plan = step(&costs, 64);
+        assert!(!plan.may_pay(&candidate(0)));
+        // Nobody looks for guesses then; if somebody did, there would be none.
+        assert_eq!(drafted(&mut step(&costs, 64), 0, 1.0), 0);
+    }
+
+    #[test]
+    fn who_gains_nothing_waits_a_sixteenth_longer_at_most() {
+        let costs = costs(62.0);
+        // Of two, one guesses: of a step of 64 that is four tokens.
+        let mut plan = step(&costs, 2);
+        assert_eq!(drafted(&mut plan, 1, 1.0), MAX_DRAFT);
+        let drafts = plan.settle();
+        assert_eq!((drafts[0].turn, drafts[0].tokens, drafts.len()), (1, 4, 1));
+
+        // Both gain more than they wait.
+        let mut plan = step(&costs, 2);
+        let both = [drafted(&mut plan, 0, 1.0), drafted(&mut plan, 1, 1.0)];
+        assert_eq!(both, [MAX_DRAFT; 2]);
+        assert_eq!(plan.settle().len(), 2);
+    }
+
+    #[test]
+    fn who_guesses_wrong_tries_ever_more_rarely_and_again_once_it_was_right() {
+        let mut patience = Patience::new();
+        let mut tries = 0;
+        for _ in 0..10_000 {
+            patience.passed(1);
+            if patience.is_over() {
+                tries += 1;
+                patience.note(Trial { length: 2, drafted: 1, accepted: 0 });
+            }
+        }
+        assert!((10..20).contains(&tries), "{tries}");
+        patience.note(Trial { length: 2, drafted: 1, accepted: 1 });
+        assert!(patience.is_over());
+    }
+
+    #[test]
+    fn a_sequence_without_experience_has_that_of_others() {
+        let (mut others, mut own) = (Experience::hopeful(), Experience::default());
+        for _ in 0..200 {
+            others.note(Trial { length: 3, drafted: 5, accepted: 0 }, ENGINE_MEMORY);
+        }
+        assert!(own.odds(3, &others) < 0.05);
+        assert!(own.odds(2, &others) > 0.3, "of other guesses that says nothing");
+        for _ in 0..10 {
+            own.note(Trial { length: 3, drafted: 5, accepted: 5 }, OWN_MEMORY);
+        }
+        assert!(own.odds(3, &others) > 0.8);
+    }
+}

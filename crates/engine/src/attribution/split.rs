@@ -179,6 +179,25 @@ mod tests {
         }
 
         #[test]
+        fn guesses_are_paid_by_those_who_guess(
+            costs in costs(), works in works(), first in 0..2_000_u32, drafted in 1..16_u32,
+        ) {
+            let plain = Work { tokens: 1, first, sampled: true, phase: Phase::Decode, extra: 0, drafted: 0 };
+            let guessing = Work { tokens: 1 + drafted, drafted, ..plain };
+            let step = |own| [works.as_slice(), &[own]].concat();
+            let time = |works: &[Work]| 1_000 + costs.predict(&Demand::of(works)) as u64;
+            let (without, with) = (step(plain), step(guessing));
+
+            let before = shares(&costs, time(&without), &without);
+            let after = shares(&costs, time(&with), &with);
+
+            let allowed = |share: u64| share / 100 + 1_001;
+            for (before, after) in before.iter().zip(&after).take(works.len()) {
+                prop_assert!(before.abs_diff(*after) <= allowed(*before), "{before} and {after}");
+            }
+        }
+
+        #[test]
         fn who_does_nothing_pays_nothing_and_changes_nothing(
             costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
         ) {

@@ -87,12 +87,14 @@ impl StepLoop {
         count.min(room)
     }
 
-    /// Takes up how the guesses of a sequence did: right ones may have filled blocks, and wrong ones leave some over.
+    /// Takes up how the guesses of a sequence did: right ones may have filled blocks, and wrong ones, or those given up
+    /// in a step that failed, leave some over.
     pub(super) fn settle_draft(&mut self, sequence: usize, trial: Option<Trial>) {
-        let Some(trial) = trial else { return };
-        self.guessing.note(trial);
         let running = &mut self.running[sequence];
-        running.show_blocks(&mut self.blocks);
+        if let Some(trial) = trial {
+            self.guessing.note(trial);
+            running.show_blocks(&mut self.blocks);
+        }
         let spare = running.spare_blocks();
         self.blocks.give_back(&spare);
     }
