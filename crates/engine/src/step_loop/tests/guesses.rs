@@ -295,6 +295,39 @@ fn an_end_token_behind_right_guesses_ends_a_sequence_and_nothing_follows_it() {
 }
 
 #[test]
+fn a_guess_makes_nobody_give_way() {
+    // Each ends when it fills four blocks, and would go on for many more; one is ahead of the other.
+    let says = |position| if position == 63 { END } else { 400 + position % 6 };
+    let asked = [34, 24, 14].map(|prompt| {
+        let mut request = request(1, (0..prompt).map(|at| 400 + (at + 5) % 6).collect(), 150);
+        request.output.ignore_eos = false;
+        request
+    });
+    let driver = |lookup| {
+        let config = EngineConfig {
+            kv_blocks: Some(12),
+            block_tokens: 16,
+            compute_threads: 1,
+            lookup,
+            ..EngineConfig::default()
+        };
+        let mut driver = scripted(config, says).paced(Duration::from_micros(2));
+        for _ in 0..200 {
+            driver.steps.expectation.ended(1, 100);
+        }
+        driver
+    };
+
+    let with = run(driver(true), &asked);
+    let plain = run(driver(false), &asked);
+
+    assert_eq!(with.said, plain.said);
+    assert_eq!((plain.preemption, with.preemption), (GpuTime::ZERO, GpuTime::ZERO));
+    let Outcome { drafted, accepted, .. } = with;
+    assert!(accepted > 20 && drafted > accepted, "{accepted} of {drafted}");
+}
+
+#[test]
 fn a_step_that_fails_for_its_guesses_is_computed_without_them() {
     let failures = Arc::new(AtomicU64::new(0));
     let requests: Vec<Request> = (0..3).map(mixed).collect();
