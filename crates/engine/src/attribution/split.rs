@@ -230,4 +230,20 @@ mod tests {
         // Ten tokens: 60 + 4 x 30 equally, 6 x 30 by the token.
         assert_eq!(shares(&costs, 360, &[work(1), work(9)]), [90 + 18, 90 + 162]);
     }
+
+    #[test]
+    fn a_guess_that_takes_a_step_past_the_knee_is_dearer_for_who_guesses_alone() {
+        let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
+        let work = |drafted| Work {
+            tokens: 1 + drafted,
+            first: 0,
+            sampled: true,
+            phase: Phase::Decode,
+            extra: 0,
+            drafted,
+        };
+        assert_eq!(shares(&costs, 180, &[work(0); 4]), [45; 4]);
+        let guessing = [work(0), work(0), work(0), work(4)];
+        assert_eq!(shares(&costs, 300, &guessing), [45, 45, 45, 45 + 120]);
+    }
 }

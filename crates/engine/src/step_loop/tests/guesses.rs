@@ -279,6 +279,40 @@ fn what_a_sequence_may_not_say_yet_is_not_computed() {
 }
 
 #[test]
+fn penalties_of_a_run_are_those_of_its_tokens_one_by_one() {
+    // Each time it says a token that one becomes less likely, until it says something else.
+    for (period, frequency, repetition) in [(6, 0.07, 1.0), (2, 0.03, 1.0), (1, 0.013, 1.1)] {
+        let prompt = (0..30).map(|at| 400 + (at + period - 1) % period).collect();
+        let mut asked = request(1, prompt, 200);
+        asked.sampling.frequency_penalty = frequency;
+        asked.sampling.repetition_penalty = repetition;
+        let driver = |config| scripted(config, move |position| 400 + position % period);
+
+        let with = run(driver(EngineConfig::default()), &[asked.clone()]);
+        let plain = run(driver(without(EngineConfig::default())), &[asked.clone()]);
+
+        assert_eq!(with.said, plain.said);
+        assert!(with.accepted > 20, "{} accepted", with.accepted);
+    }
+}
+
+#[test]
+fn an_end_token_is_drawn_in_a_run_as_soon_as_it_may_be() {
+    let says = |position| if position % 6 == 1 { END } else { 400 + position % 6 };
+    for min_tokens in 30..42 {
+        let mut asked = request(1, (0..30).map(|at| 400 + (at + 5) % 6).collect(), 60);
+        (asked.output.ignore_eos, asked.output.min_tokens) = (false, min_tokens);
+
+        let with = run(scripted(EngineConfig::default(), says), &[asked.clone()]);
+        let plain = run(scripted(without(EngineConfig::default()), says), &[asked]);
+
+        assert_eq!(with.said, plain.said);
+        assert_eq!(plain.said[0].reason, Some(FinishReason::Stop));
+        assert!(with.accepted > 5, "{} accepted", with.accepted);
+    }
+}
+
+#[test]
 fn an_end_token_behind_right_guesses_ends_a_sequence_and_nothing_follows_it() {
     // Its answer takes up what it said before, and ends in the midst of that.
     let says = |position| if position == 63 { END } else { 400 + position % 6 };
@@ -330,9 +364,11 @@ fn a_guess_makes_nobody_give_way() {
 #[test]
 fn a_step_that_fails_for_its_guesses_is_computed_without_them() {
     let failures = Arc::new(AtomicU64::new(0));
-    let requests: Vec<Request> = (0..3).map(mixed).collect();
-    let expected = run(real(without(EngineConfig::default())), &requests);
-    for spoils in [false, true] {
+    let passage: Vec<u32> = (0..24).map(|at| 300 + at * 37).collect();
+    let alone = vec![request(1, passage.repeat(5), 80)];
+    let some: Vec<Request> = (0..3).map(mixed).collect();
+    for (requests, spoils) in [(&alone, false), (&alone, true), (&some, false), (&some, true)] {
+        let expected = run(real(without(EngineConfig::default())), requests);
         let counted = failures.clone();
         let rig = move |step: &Step, logits: &mut Vec<f32>| {
             // So many rows of logits only guesses ask for.
@@ -347,7 +383,7 @@ fn a_step_that_fails_for_its_guesses_is_computed_without_them() {
         };
         let config = EngineConfig { compute_threads: 1, ..EngineConfig::default() };
         let driver = Driver::new(config, Box::new(rig)).paced(Duration::from_micros(2));
-        let struck = run(driver, &requests);
+        let struck = run(driver, requests);
         assert_eq!(struck.said, expected.said);
         assert!(failures.swap(0, Ordering::Relaxed) > 0);
     }
