@@ -166,7 +166,7 @@ mod tests {
         let text = [1, 2, 3, 4, 50, 9, 3, 4, 60, 7, 1, 2, 3, 4];
         let (_, found) = grown(&text, text.len());
         assert_eq!(found, Some(Found { next: 4, length: 4 }));
-        assert_eq!(Vec::from_iter(continuation(&text, found.unwrap(), 3)), [50, 9, 3]);
+        assert_eq!(continuation(&text, found.unwrap(), 3).collect::<Vec<_>>(), [50, 9, 3]);
     }
 
     #[test]
@@ -179,7 +179,10 @@ mod tests {
     fn a_text_that_repeats_itself_is_expected_to_go_on_repeating() {
         let text = [9, 1, 2, 3, 1, 2, 3];
         let (_, found) = grown(&text, 0);
-        assert_eq!(Vec::from_iter(continuation(&text, found.unwrap(), 7)), [1, 2, 3, 1, 2, 3, 1]);
+        assert_eq!(
+            continuation(&text, found.unwrap(), 7).collect::<Vec<_>>(),
+            [1, 2, 3, 1, 2, 3, 1]
+        );
     }
 
     #[test]

@@ -91,8 +91,9 @@ fn real(config: EngineConfig) -> Driver {
     Driver::new(config, quiet()).paced(Duration::from_micros(2))
 }
 
-const fn without(config: EngineConfig) -> EngineConfig {
-    EngineConfig { lookup: false, ..config }
+const fn without(mut config: EngineConfig) -> EngineConfig {
+    config.lookup = false;
+    config
 }
 
 /// A request of every kind, by its number: with texts that repeat themselves, and with every option of sampling.
