@@ -93,7 +93,7 @@ impl Reader {
         let mut all = Vec::with_capacity(tokens.len() * shape.vocabulary);
         for (number, part) in tokens.chunks(STEP_TOKENS).enumerate() {
             let mut step = Step::default();
-            step.push(part, (number * STEP_TOKENS) as u32, blocks, false);
+            step.push(part, (number * STEP_TOKENS) as u32, blocks, 0);
             step.sampled = (0..part.len() as u32).collect();
             let mut logits = Vec::new();
             let done = self.decoder.forward(&step, &cache, &self.pool, &mut logits);

@@ -22,6 +22,9 @@ pub struct EngineConfig {
     pub prefill_chunk: u32,
     /// Threads that compute, the step thread included.
     pub compute_threads: u32,
+    /// Whether tokens that can be looked up in a sequence's own text are computed before they are known, where that
+    /// takes less time than one after the other.
+    pub lookup: bool,
 }
 
 impl EngineConfig {
@@ -60,6 +63,7 @@ impl Default for EngineConfig {
             max_waiting: MAX_WAITING,
             step_tokens: STEP_TOKENS,
             prefill_chunk: PREFILL_CHUNK,
+            lookup: true,
             compute_threads: std::thread::available_parallelism()
                 .map_or(1, |threads| u32::try_from(threads.get()).unwrap_or(1)),
         }

@@ -6,7 +6,7 @@
 //!
 //! Promise: a sequence's tokens depend on its request and the weights alone, bit for bit; not on what
 //! else is in the batch, how its prompt was cut into chunks, what the cache held of it, whether it had to give
-//! way, or where it was continued.
+//! way, what was guessed of it, or where it was continued.
 //!
 //! Invariant: knows nothing of HTTP, money or networks, and of tenants only who shares with whom. Only this crate
 //! knows tensors.
@@ -18,6 +18,7 @@ mod blocks;
 mod checkpoint;
 mod compare;
 mod config;
+mod drafting;
 mod embedder;
 mod encoder;
 mod engine;
@@ -31,6 +32,7 @@ pub mod fuzzing;
 mod grammar;
 mod inbox;
 mod ledger;
+mod lookup;
 mod lots;
 mod mask_times;
 mod model;

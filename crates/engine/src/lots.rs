@@ -99,15 +99,15 @@ impl Bench<'_> {
         let mut rows = logits.chunks_exact_mut(self.vocabulary);
         let mut drawn = Drawn::with_capacity(lot.turns.len());
         for ((turn, work), running) in lot.turns.iter().zip(lot.works).zip(&mut lot.running) {
-            let row = if work.sampled { rows.next() } else { None };
-            let draw = || row.and_then(|row| running.draw(row, self.stop_tokens));
-            drawn.push(match caught(draw) {
-                Ok(draw) => {
-                    running.advance(turn.tokens);
-                    draw
-                }
-                Err(panic) => Some(Err(Failure::Forward(panic))),
-            });
+            let mut rows = rows.by_ref().take(work.rows() as usize);
+            let draw = || running.draw_all(&mut rows, self.stop_tokens);
+            let outcome = caught(draw).unwrap_or_else(|panic| Some(Err(Failure::Forward(panic))));
+            // Those behind a wrong guess are nobody's.
+            rows.for_each(drop);
+            if !matches!(outcome, Some(Err(_))) {
+                running.advance(turn.tokens - work.drafted);
+            }
+            drawn.push(outcome);
         }
         drawn
     }

@@ -17,6 +17,10 @@ use crate::schedule::Need;
 use crate::sequence::Outlet;
 use crate::{Failure, Request};
 
+mod drafts;
+
+use drafts::Drafts;
+
 /// A sequence that waits for blocks.
 pub(crate) struct Arrival {
     /// Prompt and output so far.
@@ -102,6 +106,7 @@ pub(crate) struct Running {
     guide: Option<Guide>,
     /// Logits that wait for the guide.
     held: Option<Held>,
+    drafts: Drafts,
     pub(crate) place: Place,
     pub(crate) blocks: Vec<Block>,
     pub(crate) outlet: Outlet,
@@ -158,6 +163,7 @@ impl Running {
             adapter,
             guide,
             held: None,
+            drafts: Drafts::new(),
             place,
             blocks: Vec::new(),
             outlet,
@@ -286,8 +292,11 @@ impl Running {
     }
 
     /// The next `count` tokens to compute, the position of the first, and whether the last of them is
-    /// followed by a token to sample.
+    /// followed by a token to sample. What was guessed is the end of them, and each guess is followed by one more.
     pub(crate) fn turn(&self, count: u32) -> (&[u32], u32, bool) {
+        if let Some(run) = self.drafts.run() {
+            return (run, self.computed, true);
+        }
         let (start, end) = (self.computed as usize, (self.computed + count) as usize);
         (&self.tokens[start..end], self.computed, end == self.tokens.len())
     }
@@ -296,17 +305,12 @@ impl Running {
     pub(crate) fn work(&self, count: u32) -> Work {
         let (_, first, sampled) = self.turn(count);
         let extra = self.adapter.as_ref().map_or(0, |adapter| adapter.extra_work());
-        Work { tokens: count, first, sampled, phase: self.phase(), extra }
+        Work { tokens: count, first, sampled, phase: self.phase(), extra, drafted: self.drafted() }
     }
 
     /// Notes that `count` tokens were computed.
     pub(crate) fn advance(&mut self, count: u32) {
         self.computed += count;
-    }
-
-    /// Notes that what came of the last `count` tokens was wrong.
-    pub(crate) fn retreat(&mut self, count: u32) {
-        self.computed -= count;
     }
 
     /// Draws the next token from its logits. In a format that needs the guide; if it does not know yet what may
@@ -316,8 +320,9 @@ impl Running {
         logits: &mut [f32],
         stop_tokens: &[u32],
     ) -> Option<Result<Draw, Failure>> {
-        let position = self.tokens.len() as u32;
-        let early = self.written() < self.output.min_tokens;
+        let ahead = self.drafts.ahead();
+        let position = self.tokens.len() as u32 + ahead;
+        let early = self.written() + ahead < self.output.min_tokens;
         let forbids_stop = early && !self.output.ignore_eos;
         let banned = if forbids_stop { stop_tokens } else { &[] };
         let mut limits = Limits { allowed: None, banned };
@@ -453,6 +458,7 @@ impl Running {
         self.computed = 0;
         self.settled = 0;
         self.held = None;
+        self.drop_draft();
         // What it wrote since may be found again too.
         self.names.follow(&self.tokens);
         std::mem::take(&mut self.blocks)

@@ -25,6 +25,13 @@ pub(crate) struct Sampler {
     seen: BTreeMap<u32, u32>,
 }
 
+/// How it was before a token was noted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
+    id: u32,
+    before: Option<u32>,
+}
+
 /// What may not be drawn.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Limits<'a> {
@@ -55,9 +62,20 @@ impl Sampler {
     }
 
     /// Notes that `id` was added to the output.
-    pub(crate) fn note(&mut self, id: u32) {
+    pub(crate) fn note(&mut self, id: u32) -> Noted {
+        let mut before = None;
         if self.has_penalties() {
-            *self.seen.entry(id).or_insert(0) += 1;
+            before = self.seen.get(&id).copied();
+            self.seen.insert(id, before.unwrap_or(0) + 1);
+        }
+        Noted { id, before }
+    }
+
+    /// Takes back the last note that was not taken back yet.
+    pub(crate) fn forget(&mut self, noted: Noted) {
+        match noted.before {
+            Some(count) => drop(self.seen.insert(noted.id, count)),
+            None => drop(self.seen.remove(&noted.id)),
         }
     }
 

@@ -43,6 +43,10 @@ pub struct EngineState {
     /// How far the work model's prediction of a step's time was off, in millionths of that time: the mean
     /// over some hundred recent steps, none of which counts for more than itself.
     pub attribution_error_ppm: u32,
+    /// Guessed output tokens that were computed since the start.
+    pub drafted_tokens: u64,
+    /// Those of `drafted_tokens` that became output.
+    pub accepted_tokens: u64,
     /// What keeping outputs in their formats takes.
     pub mask_times: MaskTimes,
 }

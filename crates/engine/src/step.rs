@@ -25,9 +25,9 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Adds `tokens` of a sequence that stand at positions from `first` on. With `sample`, the logits of
-    /// the last one are wanted.
-    pub(crate) fn push(&mut self, tokens: &[u32], first: u32, blocks: Blocks<'_>, sample: bool) {
+    /// Adds `tokens` of a sequence that stand at positions from `first` on. The logits of the last `sampled` of
+    /// them are wanted.
+    pub(crate) fn push(&mut self, tokens: &[u32], first: u32, blocks: Blocks<'_>, sampled: u32) {
         let table_start = self.tables.len() as u32;
         for (position, &token) in (first..).zip(tokens) {
             let block = blocks.table[(position / blocks.block_tokens) as usize];
@@ -38,9 +38,8 @@ impl Step {
         }
         let used = (first + tokens.len() as u32).div_ceil(blocks.block_tokens) as usize;
         self.tables.extend_from_slice(&blocks.table[..used]);
-        if sample {
-            self.sampled.push(self.tokens.len() as u32 - 1);
-        }
+        let end = self.tokens.len() as u32;
+        self.sampled.extend(end - sampled..end);
     }
 
     /// Has `adapter` added to the last `count` rows.

@@ -13,8 +13,11 @@
 
 mod attempt;
 mod calibration;
+mod drafts;
 mod order;
 mod seats;
+
+use drafts::Guessing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +81,7 @@ pub(crate) struct StepLoop {
     masks: Recent,
     mask_waits: Recent,
     standings: Standings,
+    guessing: Guessing,
     /// Steps begun.
     steps: u64,
     produced: u64,
@@ -132,6 +136,7 @@ impl StepLoop {
             masks: Recent::default(),
             mask_waits: Recent::default(),
             standings: Standings::default(),
+            guessing: Guessing::new(),
             steps: 0,
             produced: 0,
             step_time: Duration::ZERO,
@@ -173,7 +178,8 @@ impl StepLoop {
         self.catch_up();
         self.grow();
         let needs = self.needs();
-        let turns = schedule(&needs, &self.order(&needs), self.budget());
+        let mut turns = schedule(&needs, &self.order(&needs), self.budget());
+        self.draft(&mut turns);
         self.prefixes.tell(&self.blocks.changes());
         self.ledger.book_overhead();
         self.tell(&needs, turns.is_empty());
@@ -309,7 +315,7 @@ impl StepLoop {
             for (running, turn) in taken.iter().zip(turns) {
                 let (tokens, first, sampled) = running.turn(turn.tokens);
                 let blocks = Blocks { table: &running.blocks, block_tokens };
-                step.push(tokens, first, blocks, sampled);
+                step.push(tokens, first, blocks, u32::from(sampled) + running.drafted());
                 if let Some(adapter) = &running.adapter {
                     step.adapt(adapter, turn.tokens);
                 }
@@ -335,8 +341,9 @@ impl StepLoop {
             let Some(drawn) = drawn else { continue };
             let running = &mut self.running[turn.sequence];
             let before = running.outlet.usage().completion_tokens;
-            let outcome = running.accept(drawn, &self.info.stop_tokens, interval);
+            let (outcome, trial) = running.accept_all(drawn, &self.info.stop_tokens, interval);
             self.produced += u64::from(running.outlet.usage().completion_tokens - before);
+            self.settle_draft(turn.sequence, trial);
             if let Outcome::Ended(end) = outcome {
                 ended.push((turn.sequence, end));
             }
@@ -405,6 +412,8 @@ impl StepLoop {
             accounts: self.ledger.accounts(),
             attribution_error_ppm: self.attribution.error_ppm(),
             mask_times,
+            drafted_tokens: self.guessing.drafted,
+            accepted_tokens: self.guessing.accepted,
         };
         let last = *self.report.borrow();
         let queues = |state: &EngineState| {

@@ -374,6 +374,10 @@ pub struct WorkerState {
     pub accounts: Accounts,
     /// How far its work model's prediction of a step's time is off on average, in millionths of that time.
     pub attribution_error_ppm: u32,
+    /// Guessed output tokens that were computed since the start.
+    pub drafted_tokens: u64,
+    /// Those of `drafted_tokens` that became output.
+    pub accepted_tokens: u64,
 }
 
 impl Default for WorkerState {
@@ -401,6 +405,8 @@ impl Default for WorkerState {
             capacity: Capacity::default(),
             accounts: Accounts::default(),
             attribution_error_ppm: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
         }
     }
 }

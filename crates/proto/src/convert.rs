@@ -187,6 +187,8 @@ impl From<WorkerState> for wire::WorkerState {
             capacity,
             accounts,
             attribution_error_ppm,
+            drafted_tokens,
+            accepted_tokens,
         } = state;
         Self {
             incarnation: incarnation.to_string(),
@@ -210,6 +212,8 @@ impl From<WorkerState> for wire::WorkerState {
             capacity: wire::Capacity::from(capacity).into(),
             accounts: Some(accounts.into()),
             attribution_error_ppm,
+            drafted_tokens,
+            accepted_tokens,
         }
     }
 }
@@ -240,6 +244,8 @@ impl TryFrom<wire::WorkerState> for WorkerState {
             capacity: capacity(state.capacity)?,
             accounts: state.accounts.unwrap_or_default().into(),
             attribution_error_ppm: state.attribution_error_ppm,
+            drafted_tokens: state.drafted_tokens,
+            accepted_tokens: state.accepted_tokens,
         })
     }
 }
@@ -491,6 +497,8 @@ mod tests {
                 wall: nanos(28),
             },
             attribution_error_ppm: 41_000,
+            drafted_tokens: 9,
+            accepted_tokens: 8,
             running: 7,
             stage: Stage::Evacuating,
             leaves_in: Some(Duration::from_millis(1_500)),

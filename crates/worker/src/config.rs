@@ -114,6 +114,8 @@ pub struct EngineSettings {
     pub prefill_chunk: Option<u32>,
     /// Threads that compute.
     pub compute_threads: Option<u32>,
+    /// Whether tokens that can be looked up in a sequence's own text are computed before they are known.
+    pub lookup: Option<bool>,
 }
 
 /// What a worker serves, checked.
@@ -251,6 +253,7 @@ impl EngineSettings {
             step_tokens,
             prefill_chunk,
             compute_threads,
+            lookup,
         } = self;
         EngineConfig {
             kv_bytes: kv_bytes.unwrap_or(default.kv_bytes),
@@ -259,6 +262,7 @@ impl EngineSettings {
             step_tokens: step_tokens.unwrap_or(default.step_tokens),
             prefill_chunk: prefill_chunk.unwrap_or(default.prefill_chunk),
             compute_threads: compute_threads.unwrap_or(default.compute_threads),
+            lookup: lookup.unwrap_or(default.lookup),
             ..default
         }
     }

@@ -142,6 +142,8 @@ impl Watching {
             capacity: rent.capacity(),
             accounts: state.accounts,
             attribution_error_ppm: state.attribution_error_ppm,
+            drafted_tokens: state.drafted_tokens,
+            accepted_tokens: state.accepted_tokens,
         }
     }
 }

@@ -60,6 +60,15 @@ impl Costs {
         self.token * demand.tokens + self.beyond_tokens(demand)
     }
 
+    /// What one of `works` pieces of work, with the demand `own`, is to pay of a step that is `whole`: what it causes
+    /// alone, its tokens beyond the knee, and an equal part of the rest.
+    pub(crate) fn share(&self, whole: &Demand, own: &Demand, works: usize) -> f64 {
+        let equal = (self.fixed + self.token * self.knee) / works.max(1) as f64;
+        // The part of a token that is not paid by streaming the weights.
+        let token = self.token * (1.0 - self.knee / whole.tokens).max(0.0);
+        equal + token * own.tokens + self.beyond_tokens(own)
+    }
+
     /// What a sequence with this demand alone causes: attention and logits.
     pub(crate) fn beyond_tokens(&self, demand: &Demand) -> f64 {
         self.pair * demand.pairs + self.read * demand.reads + self.row * demand.rows

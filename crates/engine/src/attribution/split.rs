@@ -2,7 +2,8 @@
 //!
 //! The rule is the closed form of a fair division of the predicted time: what a work causes alone it pays
 //! alone; the fixed part, which any of them would cause, is paid equally; streaming the weights is paid
-//! equally too, and only tokens beyond the knee are paid by the token. The measured time is divided in
+//! equally too, and only tokens beyond the knee are paid by the token. What guesses add to a step is paid by those who
+//! guess, and changes nothing for the others. The measured time is divided in
 //! these proportions, in whole nanoseconds by largest remainder.
 
 use std::cmp::Ordering;
@@ -22,7 +23,10 @@ pub(crate) struct Split {
 /// The part of a step that one work owns.
 struct Portion {
     index: usize,
+    /// Without guesses.
     demand: Demand,
+    /// What guesses add to that.
+    drafts: Demand,
     weight: u64,
     /// What the division by the total weight left over.
     remainder: u64,
@@ -58,19 +62,24 @@ impl Split {
         self.portions.clear();
         for (index, work) in works.iter().enumerate() {
             if work.tokens > 0 {
-                let demand = work.demand();
-                self.portions.push(Portion { index, demand, weight: 0, remainder: 0 });
+                let demand = work.without_drafts().demand();
+                let drafts = work.demand().less(&demand);
+                self.portions.push(Portion { index, demand, drafts, weight: 0, remainder: 0 });
             }
         }
         let whole = Demand::of(works);
         let predicted = costs.predict(&whole);
-        let equal = (costs.fixed + costs.token * costs.knee) / self.portions.len().max(1) as f64;
-        // The part of a token that is not paid by streaming the weights.
-        let token = costs.token * (1.0 - costs.knee / whole.tokens).max(0.0);
+        let drafts = self.portions.iter().fold(Demand::default(), |sum, it| sum.plus(&it.drafts));
+        let plain = whole.less(&drafts);
+        // Those below the knee take no time of their own; what the others take is theirs in proportion.
+        let added = predicted - costs.predict(&plain);
+        let guessed = costs.beyond_fixed(&drafts);
+        let pace = if guessed > 0.0 { added / guessed } else { 0.0 };
+        let works = self.portions.len();
         let mut total = 0;
         for portion in &mut self.portions {
-            let demand = &portion.demand;
-            let part = equal + token * demand.tokens + costs.beyond_tokens(demand);
+            let own = costs.share(&plain, &portion.demand, works);
+            let part = own + pace * costs.beyond_fixed(&portion.drafts);
             // At least one, so that a step of works that cost nothing is split as well.
             portion.weight = ((part / predicted * WHOLE) as u64).max(1);
             total += portion.weight;
@@ -108,6 +117,7 @@ mod tests {
             sampled,
             phase: Phase::Prefill,
             extra: 0,
+            drafted: 0,
         })
     }
 
@@ -169,10 +179,29 @@ mod tests {
         }
 
         #[test]
+        fn guesses_are_paid_by_those_who_guess(
+            costs in costs(), works in works(), first in 0..2_000_u32, drafted in 1..16_u32,
+        ) {
+            let plain = Work { tokens: 1, first, sampled: true, phase: Phase::Decode, extra: 0, drafted: 0 };
+            let guessing = Work { tokens: 1 + drafted, drafted, ..plain };
+            let step = |own| [works.as_slice(), &[own]].concat();
+            let time = |works: &[Work]| 1_000 + costs.predict(&Demand::of(works)) as u64;
+            let (without, with) = (step(plain), step(guessing));
+
+            let before = shares(&costs, time(&without), &without);
+            let after = shares(&costs, time(&with), &with);
+
+            let allowed = |share: u64| share / 100 + 1_001;
+            for (before, after) in before.iter().zip(&after).take(works.len()) {
+                prop_assert!(before.abs_diff(*after) <= allowed(*before), "{before} and {after}");
+            }
+        }
+
+        #[test]
         fn who_does_nothing_pays_nothing_and_changes_nothing(
             costs in costs(), works in works(), nanos in nanos(), at in any::<prop::sample::Index>(),
         ) {
-            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode, extra: 0 };
+            let idle = Work { tokens: 0, first: 0, sampled: false, phase: Phase::Decode, extra: 0, drafted: 0 };
             let at = at.index(works.len());
             let mut together = works.clone();
             together.insert(at, idle);
@@ -187,12 +216,34 @@ mod tests {
     #[test]
     fn streaming_the_weights_is_paid_equally_and_tokens_beyond_the_knee_by_the_token() {
         let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
-        let work =
-            |tokens| Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0 };
+        let work = |tokens| Work {
+            tokens,
+            first: 0,
+            sampled: false,
+            phase: Phase::Prefill,
+            extra: 0,
+            drafted: 0,
+        };
 
         // Below the knee: 60 + 4 x 30, whoever has how many tokens.
         assert_eq!(shares(&costs, 180, &[work(1), work(2)]), [90, 90]);
         // Ten tokens: 60 + 4 x 30 equally, 6 x 30 by the token.
         assert_eq!(shares(&costs, 360, &[work(1), work(9)]), [90 + 18, 90 + 162]);
+    }
+
+    #[test]
+    fn a_guess_that_takes_a_step_past_the_knee_is_dearer_for_who_guesses_alone() {
+        let costs = Costs { fixed: 60.0, token: 30.0, knee: 4.0, pair: 0.0, read: 0.0, row: 0.0 };
+        let work = |drafted| Work {
+            tokens: 1 + drafted,
+            first: 0,
+            sampled: true,
+            phase: Phase::Decode,
+            extra: 0,
+            drafted,
+        };
+        assert_eq!(shares(&costs, 180, &[work(0); 4]), [45; 4]);
+        let guessing = [work(0), work(0), work(0), work(4)];
+        assert_eq!(shares(&costs, 300, &guessing), [45, 45, 45, 45 + 120]);
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Work {
     pub(crate) phase: Phase,
     /// What an adapter adds to the arithmetic of a token through the layers, in [`WORK_PARTS`] of it.
     pub(crate) extra: u32,
+    /// How many of the tokens, the last ones, are guesses beside what it has to compute; each has a row of logits.
+    pub(crate) drafted: u32,
 }
 
 /// To what end a sequence computes.
@@ -52,17 +54,33 @@ pub(crate) struct Demand {
 impl Demand {
     /// What several works ask together.
     pub(crate) fn of(works: &[Work]) -> Self {
-        works.iter().map(Work::demand).fold(Self::default(), |sum, demand| Self {
-            tokens: sum.tokens + demand.tokens,
-            pairs: sum.pairs + demand.pairs,
-            reads: sum.reads + demand.reads,
-            rows: sum.rows + demand.rows,
-        })
+        works.iter().map(Work::demand).fold(Self::default(), |sum, demand| sum.plus(&demand))
+    }
+
+    /// What two ask together.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            pairs: self.pairs + other.pairs,
+            reads: self.reads + other.reads,
+            rows: self.rows + other.rows,
+        }
+    }
+
+    /// What this asks more than another that is part of it.
+    pub(crate) fn less(&self, other: &Self) -> Self {
+        Self {
+            tokens: self.tokens - other.tokens,
+            pairs: self.pairs - other.pairs,
+            reads: self.reads - other.reads,
+            rows: self.rows - other.rows,
+        }
     }
 
     /// What the first `tokens` tokens of a prompt ask.
     pub(crate) fn of_prefix(tokens: u32) -> Self {
-        Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0 }.demand()
+        Work { tokens, first: 0, sampled: false, phase: Phase::Prefill, extra: 0, drafted: 0 }
+            .demand()
     }
 }
 
@@ -75,7 +93,23 @@ impl Work {
         let context = f64::from(self.first) + tokens;
         let reads = context * f64::from(self.tokens.div_ceil(ROWS_PER_READ));
         let whole = 1.0 + f64::from(self.extra) / f64::from(WORK_PARTS);
-        Demand { tokens: tokens * whole, pairs, reads, rows: f64::from(u8::from(self.sampled)) }
+        Demand { tokens: tokens * whole, pairs, reads, rows: f64::from(self.rows()) }
+    }
+
+    /// Rows of logits.
+    pub(crate) fn rows(&self) -> u32 {
+        u32::from(self.sampled) + self.drafted
+    }
+
+    /// What one more of its tokens asks, with a row of logits: of its first ones, the next is no dearer.
+    pub(crate) fn row(&self) -> Demand {
+        let more = Self { tokens: self.tokens + 1, drafted: self.drafted + 1, ..*self };
+        more.demand().less(&self.demand())
+    }
+
+    /// The same without guesses.
+    pub(crate) fn without_drafts(&self) -> Self {
+        Self { tokens: self.tokens - self.drafted, drafted: 0, ..*self }
     }
 }
 

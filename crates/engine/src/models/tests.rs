@@ -56,7 +56,7 @@ impl Case {
         let mut all = Vec::new();
         for (number, tokens) in text.chunks(chunk).enumerate() {
             let mut step = Step::default();
-            step.push(tokens, (number * chunk) as u32, blocks, false);
+            step.push(tokens, (number * chunk) as u32, blocks, 0);
             if let Some(adapter) = &self.adapter {
                 step.adapt(adapter, tokens.len() as u32);
             }

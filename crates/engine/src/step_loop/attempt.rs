@@ -22,16 +22,18 @@ impl StepLoop {
         let failed: Vec<usize> =
             (0..turns.len()).filter(|index| came_to_nothing(drawn[*index].as_ref())).collect();
         self.attribute(turns, &works, &failed);
-        if turns.len() == 1 || failed.is_empty() {
+        let guessed = works.iter().any(|work| work.drafted > 0);
+        if (turns.len() == 1 && !guessed) || failed.is_empty() {
             return drawn;
         }
         for half in failed.chunks(failed.len().div_ceil(2)) {
+            let mut again = Vec::with_capacity(half.len());
             for &index in half {
-                if let Some(Err(Failure::NotANumber { .. })) = drawn[index] {
-                    self.running[turns[index].sequence].retreat(turns[index].tokens);
-                }
+                // It may be a guess that fails.
+                let (Turn { sequence, tokens }, drafted) = (turns[index], works[index].drafted);
+                self.running[sequence].drop_draft();
+                again.push(Turn { sequence, tokens: tokens - drafted });
             }
-            let again: Vec<Turn> = half.iter().map(|index| turns[*index]).collect();
             for (&index, outcome) in half.iter().zip(self.attempt(&again)) {
                 drawn[index] = outcome;
             }

@@ -3,8 +3,10 @@
 
 mod fairness;
 mod faults;
+mod guesses;
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ struct Driver {
     steps: StepLoop,
     inbox: Arc<Inbox>,
     clock: Arc<Mutex<Instant>>,
+    token_nanos: Arc<AtomicU64>,
 }
 
 /// A decoder whose steps take what they are said to take, and that does what a test wants.
@@ -31,6 +34,7 @@ struct Rigged {
     clock: Arc<Mutex<Instant>>,
     /// It only takes its time.
     hollow: bool,
+    token_nanos: Arc<AtomicU64>,
     rig: Rig,
 }
 
@@ -49,7 +53,8 @@ impl Decoder for Rigged {
         pool: &Pool,
         logits: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
-        *self.clock.lock().unwrap() += STEP_TIME + TOKEN_TIME * step.tokens.len() as u32;
+        let token_time = Duration::from_nanos(self.token_nanos.load(Ordering::Relaxed));
+        *self.clock.lock().unwrap() += STEP_TIME + token_time * step.tokens.len() as u32;
         if self.hollow {
             logits.clear();
             logits.resize(step.sampled.len() * self.shape().vocabulary, 0.0);
@@ -74,8 +79,15 @@ impl Driver {
     fn with(config: EngineConfig, rig: Rig, hollow: bool) -> Self {
         let clock = Arc::new(Mutex::new(Instant::now()));
         let model = Model::load(ModelName::new("demo"), &ModelSource::Demo, &mut |_| {}).unwrap();
-        let model = model
-            .wrapped(|decoder| Box::new(Rigged { decoder, clock: clock.clone(), hollow, rig }));
+        let token_nanos = Arc::new(AtomicU64::new(TOKEN_TIME.as_nanos() as u64));
+        let rigged = |decoder| Rigged {
+            decoder,
+            clock: clock.clone(),
+            hollow,
+            token_nanos: token_nanos.clone(),
+            rig,
+        };
+        let model = model.wrapped(|decoder| Box::new(rigged(decoder)));
         let inbox = Arc::new(Inbox::new(config.max_waiting));
         let (report, _) = watch::channel(EngineState::default());
         let guides = Arc::new(Guides::start(|| {}).unwrap());
@@ -87,7 +99,13 @@ impl Driver {
         };
         let mut steps = StepLoop::new(model, config, shared, report).unwrap();
         steps.ledger = Ledger::by(Clock::Set(clock.clone()));
-        Self { steps, inbox, clock }
+        Self { steps, inbox, clock, token_nanos }
+    }
+
+    /// The same where a token of a step takes so long.
+    fn paced(self, token_time: Duration) -> Self {
+        self.token_nanos.store(token_time.as_nanos() as u64, Ordering::Relaxed);
+        self
     }
 
     fn submit(&self, request: Request) -> Result<Sequence, Refusal> {

@@ -30,11 +30,25 @@ impl Machine {
         let mut works = Vec::new();
         for _ in 0..=self.below(12) {
             let first = self.below(2_000);
-            works.push(Work { tokens: 1, first, sampled: true, phase: Phase::Decode, extra: 0 });
+            works.push(Work {
+                tokens: 1,
+                first,
+                sampled: true,
+                phase: Phase::Decode,
+                extra: 0,
+                drafted: 0,
+            });
         }
         if self.below(3) == 0 {
             let (tokens, first) = (1 + self.below(64), self.below(1_500));
-            works.push(Work { tokens, first, sampled: false, phase: Phase::Prefill, extra: 0 });
+            works.push(Work {
+                tokens,
+                first,
+                sampled: false,
+                phase: Phase::Prefill,
+                extra: 0,
+                drafted: 0,
+            });
         }
         Demand::of(&works)
     }
@@ -156,7 +170,8 @@ fn what_a_load_says_nothing_about_returns_to_its_proportion() {
     // One stream, almost always the same: it tells the sum of everything, and of its parts only noise.
     for step in 0..20_000 {
         let first = 100 + step % 5;
-        let stream = Work { tokens: 1, first, sampled: true, phase: Phase::Decode, extra: 0 };
+        let stream =
+            Work { tokens: 1, first, sampled: true, phase: Phase::Decode, extra: 0, drafted: 0 };
         let demand = Demand::of(&[stream]);
         fit.learn(&demand, machine.time(&demand));
     }
@@ -181,8 +196,14 @@ fn a_few_steps_calibrate() {
 
 #[test]
 fn one_step_calibrates_the_pace() {
-    let demand =
-        Demand::of(&[Work { tokens: 1, first: 0, sampled: true, phase: Phase::Prefill, extra: 0 }]);
+    let demand = Demand::of(&[Work {
+        tokens: 1,
+        first: 0,
+        sampled: true,
+        phase: Phase::Prefill,
+        extra: 0,
+        drafted: 0,
+    }]);
     // A thousand times what was guessed.
     let time = GpuTime::from_nanos(4_000_000_000);
     let mut fit = untaught();

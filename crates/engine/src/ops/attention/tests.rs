@@ -57,7 +57,7 @@ impl Scene {
             let rows = chunk.min(tokens - first);
             let mut step = Step::default();
             let blocks = Blocks { table: &self.table, block_tokens: self.block_tokens as u32 };
-            step.push(&vec![0; rows], first as u32, blocks, false);
+            step.push(&vec![0; rows], first as u32, blocks, 0);
             let part = &self.projection[first * self.width()..(first + rows) * self.width()];
             let projection = Tensor::from_slice(part, (rows, self.width()), &Device::Cpu).unwrap();
             self.store(&projection, &step.slots);

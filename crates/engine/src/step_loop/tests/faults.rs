@@ -1,6 +1,6 @@
 //! One sequence that makes the forward pass fail hurts no other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::Failure;
