@@ -4,5 +4,6 @@ mod adapters;
 mod conformance;
 mod draining;
 mod embedding;
+mod loading;
 mod prefixes;
 mod workers;
