@@ -17,6 +17,7 @@ mod leaving;
 #[path = "../ledger.rs"]
 mod ledger;
 mod limits;
+mod loading;
 mod metering;
 mod questions;
 mod raw;

@@ -70,6 +70,8 @@ pub(super) struct KnownWorker {
     at_risk: bool,
     /// Where its machine is; empty if it does not say.
     zone: String,
+    /// What clients may ask it for.
+    models: Vec<String>,
     /// Sequences that run.
     running: u32,
     /// Sequences that wait.
@@ -144,6 +146,7 @@ impl KnownWorker {
             leaves_in_seconds: state.leaves_in.map(|left| left.as_secs()),
             at_risk: state.at_risk,
             zone: state.zone.clone(),
+            models: state.models.iter().map(|info| info.name.to_string()).collect(),
             running: state.running,
             waiting: state.waiting,
             free_blocks: state.free_blocks,

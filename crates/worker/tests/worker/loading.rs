@@ -188,14 +188,13 @@ async fn a_load_that_fails_says_why_and_changes_nothing() {
     let (local, worker) = worker();
     let demo = local.info().digest.clone();
     let (whole, _) = said(&worker, &demo, 50).await;
-    let nowhere = root().join("tests/nowhere").display().to_string();
     let cases = [
         (model("demo", "tests/architectures/llama", None), NotLoaded::NameTaken, "`demo`"),
         (model(" ", "tests/architectures/llama", None), NotLoaded::NameTaken, "name"),
         (model("same", "demo-model", None), NotLoaded::NameTaken, "served as `demo`"),
         (model("x", "/etc", None), NotLoaded::Outside, "`loading.folder`"),
         (model("x", "../worker", None), NotLoaded::Outside, "`../worker`"),
-        (model("x", &nowhere, None), NotLoaded::Unreadable, "nowhere"),
+        (model("x", "tests/nowhere", None), NotLoaded::Unreadable, "nowhere"),
         (model("x", "tests/adapters/demo", None), NotLoaded::Unreadable, "config.json"),
         (model("x", "tests/architectures/llama", Some("q3")), NotLoaded::Unreadable, "q4_k_m"),
         (model("x", "tests/encoders/bert", Some("q8_0")), NotLoaded::Unreadable, "`quantize`"),
