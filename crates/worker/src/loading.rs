@@ -69,9 +69,11 @@ impl Loads {
             let ended = load.run(&mut |progress| {
                 told.send_replace(Some(progress));
             });
+            // Its name is another's before anybody hears that this failed.
+            drop(load);
             match &ended {
                 Ok(info) => {
-                    tracing::info!(model = %info.name, digest = %info.digest, "model loaded")
+                    tracing::info!(model = %info.name, digest = %info.digest, "model loaded");
                 }
                 Err(error) => tracing::warn!(model = %model, error = %error, "model not loaded"),
             }
@@ -136,6 +138,10 @@ impl Load {
                 if let Err(error) = self.stock.check_new(&info) {
                     engine.unload_adapter(&self.order.name);
                     return Err(error);
+                }
+                if self.stock.called(&self.order.name).is_none() {
+                    let message = format!("`{of}` was unloaded meanwhile; load it again first");
+                    return Err(NotLoaded::NoSuchModel.because(message));
                 }
                 Ok(info)
             }
@@ -202,7 +208,7 @@ impl Load {
     }
 
     fn fits(&self, needs: Needs) -> Result<(), WorkerError> {
-        let available = available();
+        let available = available(self.stock.promised());
         needs.say(self.order.name.as_str(), available);
         let Some(available) = available.filter(|available| needs.total() > *available) else {
             return Ok(());

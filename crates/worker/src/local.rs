@@ -170,8 +170,12 @@ fn started(
     config: &EngineConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ModelInfo, StartError> {
-    Needs::of(source, config).say(name, available());
+    Needs::of(source, config).say(name, available(stock.promised()));
     let weights = Weights::load(&ModelName::new(name), source, progress)?;
+    stock.check_new(weights.info()).map_err(|error| LoadError::Unsupported {
+        what: format!("`{name}`"),
+        remedy: error.to_string(),
+    })?;
     let served = weights.start(config.clone(), &stock.shifts)?;
     let info = served.info().clone();
     stock.offer(served);

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::{EngineConfig, ModelSource, Quantization};
+use engine::{Encoder, EngineConfig, ModelSource, Quantization};
 
 /// What a load takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,9 @@ impl Needs {
             }
             ModelSource::Gguf { weights, .. } => size(weights),
         };
-        Self { weights, cache: config.kv_bytes }
+        // What embeds keeps no blocks.
+        let embeds = matches!(source, ModelSource::Folder(folder) if Encoder::is_in(folder));
+        Self { weights, cache: if embeds { 0 } else { config.kv_bytes } }
     }
 
     /// What an adapter takes: it shares the cache of its model.
@@ -52,8 +54,9 @@ impl Needs {
     }
 }
 
-/// Bytes that this process may still take, as far as the system says: of the machine, or of what it is confined to.
-pub(crate) fn available() -> Option<u64> {
+/// Bytes that this process may still take, as far as the system says: of the machine, or of what it is confined to. Less
+/// those that are `promised`: the system gives a page only when it is first written to.
+pub(crate) fn available(promised: u64) -> Option<u64> {
     let of_machine = read("/proc/meminfo").and_then(|text| of_meminfo(&text));
     let number = |path| read(path)?.trim().parse::<u64>().ok();
     let most = number("/sys/fs/cgroup/memory.max");
@@ -63,7 +66,8 @@ pub(crate) fn available() -> Option<u64> {
     let of_group = most
         .zip(taken)
         .map(|(most, taken)| most.saturating_sub(taken.saturating_sub(cached.unwrap_or(0))));
-    of_machine.into_iter().chain(of_group).min()
+    let available = of_machine.into_iter().chain(of_group).min()?;
+    Some(available.saturating_sub(promised))
 }
 
 fn of_meminfo(text: &str) -> Option<u64> {

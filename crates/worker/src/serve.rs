@@ -120,7 +120,7 @@ pub async fn serve(
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
-        () = obey(&*worker, hearing) => {}
+        () = obey(&worker, hearing) => {}
     }
     let _ = told.send(());
     // Calls that only watch never end by themselves; their peers learn it from the connection.

@@ -129,6 +129,16 @@ impl Stock {
         });
     }
 
+    /// Bytes of KV caches that no block was written to yet.
+    pub(crate) fn promised(&self) -> u64 {
+        let unwritten = |entry: &Entry| {
+            let state = *entry.served.states().borrow();
+            let blocks = state.total_blocks.saturating_sub(state.cached_blocks);
+            u64::from(blocks) * state.block_bytes
+        };
+        self.all().iter().map(unwritten).sum()
+    }
+
     /// Takes nothing new on any engine.
     pub(crate) fn drain(&self) {
         self.all().iter().for_each(|entry| entry.served.drain());
@@ -165,7 +175,7 @@ impl Stock {
             if let Some(engine) = going.served.engine() {
                 engine.unload_adapter(name);
             }
-            lock(&self.leaving).spawn(going.send_off(within));
+            self.keep(going.send_off(within));
             return Ok(running);
         }
         self.roster.send_modify(|roster| {
@@ -175,8 +185,15 @@ impl Stock {
             };
             *roster = roster.iter().map(withdrawn).collect();
         });
-        lock(&self.leaving).spawn(going.end(within));
+        self.keep(going.end(within));
         Ok(running)
+    }
+
+    /// Runs `task` to its end.
+    fn keep(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut leaving = lock(&self.leaving);
+        while leaving.try_join_next().is_some() {}
+        leaving.spawn(task);
     }
 
     fn forget(&self, served: &Arc<Served>) {
