@@ -1,6 +1,7 @@
 //! Engines that are arithmetic, on a clock that only they move.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -193,4 +194,31 @@ fn a_turn_that_is_dropped_is_the_next_ones() {
     drop(first);
 
     waits.join().unwrap();
+}
+
+#[test]
+fn only_one_engine_has_the_turn_at_a_time() {
+    let (shifts, inside) = (Shifts::default(), AtomicBool::new(false));
+    let work = |mut shift: Shift| {
+        for round in 0..200 {
+            shift.take();
+            for _ in 0..3 {
+                assert!(!inside.swap(true, Ordering::SeqCst), "another one is at work");
+                std::thread::yield_now();
+                inside.store(false, Ordering::SeqCst);
+                shift.give_way();
+            }
+            shift.rest();
+            if round % 3 == 0 {
+                std::thread::yield_now();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let shift = shifts.join();
+            scope.spawn(|| work(shift));
+        }
+    });
+    assert!(!shifts.join().is_wanted(), "nobody is left waiting");
 }

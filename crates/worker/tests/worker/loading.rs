@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::{
-    Capacity, GpuTime, LoadKind, LoadOrder, ModelDigest, ModelInfo, ModelName, NanoUsd, ProjectId,
-    Rent, RequestId, Share,
+    Accounts, Capacity, GpuTime, LoadKind, LoadOrder, ModelDigest, ModelInfo, ModelName, NanoUsd,
+    ProjectId, Rent, RequestId, Share,
 };
 use engine::EngineConfig;
 use futures_util::StreamExt;
@@ -114,6 +114,8 @@ async fn two_models_at_the_same_time_say_what_each_says_alone_and_every_nanoseco
     let (of_other, _) = said(&alone, &other.digest, 200).await;
     assert_ne!(of_demo, of_other);
 
+    let began = Instant::now();
+    let before = until(&both, |state| state.running == 0).await.accounts;
     let models = [&demo, &other.digest, &demo, &other.digest];
     let together = join_all(models.map(|model| said(&both, model, 200))).await;
 
@@ -123,6 +125,9 @@ async fn two_models_at_the_same_time_say_what_each_says_alone_and_every_nanoseco
     let billed: GpuTime = together.iter().map(|(_, gpu)| *gpu).sum();
     let quiet = |state: &WorkerState| state.running == 0 && state.accounts.requests == billed;
     let state = until(&both, quiet).await;
+    let busy = |accounts: Accounts| accounts.owned().nanos() - accounts.idle.nanos();
+    let had = Duration::from_nanos(busy(state.accounts) - busy(before));
+    assert!(had <= began.elapsed(), "no time was had twice: {had:?}");
     assert_eq!(state.loads.len(), 2, "how it stands is told of each");
     let (of_demo, of_other) = (state.load_of(&demo), state.load_of(&other.digest));
     assert_eq!(of_demo.total_blocks + of_other.total_blocks, state.total_blocks);
