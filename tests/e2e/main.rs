@@ -25,6 +25,7 @@ mod leaving;
 #[path = "../ledger.rs"]
 mod ledger;
 mod limits;
+mod loading;
 mod metering;
 mod pulls;
 mod questions;

@@ -36,7 +36,7 @@ async fn a_worker_pulls_a_gguf_file_and_its_tokenizer() -> anyhow::Result<()> {
     let hub = hub_with_demo().await?;
     let kept = tempfile::tempdir()?;
     let worker = format!(
-        "[models]\nfolder = \"{}\"\nendpoint = \"{}\"\n\
+        "[hub]\nfolder = \"{}\"\nendpoint = \"{}\"\n\
          [model]\nname = \"small\"\npath = \"hf://acme/demo/q/demo-q4.gguf@main\"\ntokenizer = \"hf://acme/demo\"\n",
         kept.path().display(),
         hub.endpoint()

@@ -7,6 +7,7 @@ mod clock;
 mod error;
 mod id;
 mod job;
+mod loading;
 mod model;
 mod money;
 mod output;
@@ -26,6 +27,7 @@ pub use id::{
     OrganizationId, PriceId, ProjectId, RequestId, RuleId, kind,
 };
 pub use job::{Job, JobError, JobParts, OwnBound};
+pub use loading::{LoadKind, LoadOrder};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelKind, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
 pub use output::{Format, Logprobs, OutputRules};

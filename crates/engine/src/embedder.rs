@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use crate::encoder::Encoder;
 use crate::ledger::Ledger;
 use crate::ops::Pool;
+use crate::shifts::{Shift, Shifts};
 use crate::{EngineError, EngineState, Failure, Refusal};
 
 /// A running encoder. Clones share one thread; dropping the last one ends it.
@@ -126,6 +127,15 @@ impl Order {
 impl Embedder {
     /// Starts the thread for `encoder`.
     pub fn start(encoder: Encoder, config: EmbedderConfig) -> Result<Self, EngineError> {
+        Self::start_beside(&Shifts::default(), encoder, config)
+    }
+
+    /// The same beside other engines of this process, with which it takes turns.
+    pub fn start_beside(
+        shifts: &Shifts,
+        encoder: Encoder,
+        config: EmbedderConfig,
+    ) -> Result<Self, EngineError> {
         let start = |error: std::io::Error| EngineError::Start(error.to_string());
         let pool = Pool::new(config.compute_threads.max(1)).map_err(start)?;
         let shared = Arc::new(Shared {
@@ -135,8 +145,8 @@ impl Embedder {
         });
         let (report, state) = watch::channel(EngineState::default());
         let (info, files) = (encoder.info().clone(), encoder.files().clone());
-        let worker =
-            Thread { encoder, pool, shared: Arc::clone(&shared), ledger: Ledger::new(), report };
+        let (ledger, shift) = (Ledger::new(), shifts.join());
+        let worker = Thread { encoder, pool, shared: Arc::clone(&shared), ledger, report, shift };
         let thread = std::thread::Builder::new().name("engine-embed".to_owned());
         let thread = thread.spawn(move || worker.run()).map_err(start)?;
         let thread = Mutex::new(Some(thread));
@@ -178,6 +188,11 @@ impl Embedder {
         self.0.state.clone()
     }
 
+    /// Ends the thread after the text that it embeds, and waits for it; orders that are not answered fail.
+    pub fn shutdown(&self) {
+        self.0.shut_down();
+    }
+
     /// Takes no new orders from now on.
     pub fn drain(&self) {
         self.0.shared.lock().draining = true;
@@ -212,6 +227,12 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Handle {
+    fn shut_down(&self) {
         self.shared.lock().closed = true;
         self.shared.bell.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -277,10 +298,12 @@ struct Thread {
     shared: Arc<Shared>,
     ledger: Ledger,
     report: watch::Sender<EngineState>,
+    shift: Shift,
 }
 
 impl Thread {
     fn run(mut self) {
+        self.shift.take();
         self.ledger = Ledger::new();
         self.tell(0);
         while let Some(order) = self.next() {
@@ -310,8 +333,13 @@ impl Thread {
                 return Some(order);
             }
             self.ledger.book_overhead();
-            queue = shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.shift.tell(self.ledger.accounts(), self.ledger.mark());
+            self.shift.rest();
+            // Let go of before the turn is waited for: that may take as long as another engine's step.
+            drop(shared.bell.wait(queue).unwrap_or_else(PoisonError::into_inner));
+            self.shift.take();
             self.ledger.book_idle();
+            queue = shared.lock();
         }
     }
 
@@ -325,6 +353,7 @@ impl Thread {
             if order.answer.is_closed() {
                 break;
             }
+            self.give_way();
             match self.encoder.embed(text, &self.pool) {
                 Ok(vector) if vector.iter().all(|x| x.is_finite()) => vectors.push(vector),
                 Ok(_) => failure = Some(Failure::NotANumber { position: 0 }),
@@ -361,7 +390,20 @@ impl Thread {
                 ..EngineState::default()
             }
         };
+        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
         self.report.send_replace(EngineState { accounts: self.ledger.accounts(), ..report });
+    }
+
+    /// Lets other engines of the process go first if they had less; how long that took is nobody's.
+    fn give_way(&mut self) {
+        if !self.shift.is_wanted() {
+            return;
+        }
+        self.ledger.book_overhead();
+        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
+        if self.shift.give_way() {
+            self.ledger.book_idle();
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sequence::line;
 use crate::step_loop::{Shared, StepLoop};
 use crate::{
     CachedBlocks, EngineConfig, EngineError, EngineState, LoadError, MAX_LOGPROBS, Model, Refusal,
-    Request, Sequence,
+    Request, Sequence, Shifts,
 };
 
 /// A running engine. Clones share one step thread; dropping the last one ends it, as [`shutdown`] does.
@@ -32,6 +32,15 @@ pub struct Engine(Arc<Handle>);
 impl Engine {
     /// Starts the step thread for `model`.
     pub fn start(model: Model, config: EngineConfig) -> Result<Self, EngineError> {
+        Self::start_beside(&Shifts::default(), model, config)
+    }
+
+    /// The same beside other engines of this process, with which it takes turns.
+    pub fn start_beside(
+        shifts: &Shifts,
+        model: Model,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
         config.check()?;
         let info = model.info().clone();
         let adapters = Adapters::new(Base::of(&model));
@@ -44,7 +53,7 @@ impl Engine {
         let (guides, prefixes) = (Arc::new(guides), Arc::new(Prefixes::new()));
         let shared = Shared { inbox, guides, prefixes, errands: Arc::new(Errands::new()) };
         let block_tokens = config.block_tokens;
-        let step_loop = StepLoop::new(model, config, shared.clone(), report)?;
+        let step_loop = StepLoop::new(model, config, shared.clone(), report)?.beside(shifts);
         let max_tokens = step_loop.max_tokens();
         let thread = std::thread::Builder::new()
             .name("engine-step".to_owned())

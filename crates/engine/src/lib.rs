@@ -47,6 +47,7 @@ mod running;
 mod sampler;
 mod schedule;
 mod sequence;
+mod shifts;
 mod source;
 mod state;
 mod step;
@@ -65,6 +66,7 @@ pub use prefixes::{CacheChange, CachedBlocks};
 pub use quantization::{Quantization, UnknownQuantization};
 pub use request::{Event, MAX_LOGPROBS, Request};
 pub use sequence::Sequence;
+pub use shifts::Shifts;
 pub use source::ModelSource;
 pub use state::EngineState;
 

@@ -42,6 +42,7 @@ use crate::prefixes::Prefixes;
 use crate::running::{End, Outcome, Running, Turnover};
 use crate::schedule::{Budget, Need, Turn, schedule};
 use crate::sequence::{Outlet, wake_interval};
+use crate::shifts::{Shift, Shifts};
 use crate::step::{Blocks, Step};
 use crate::{EngineConfig, EngineError, EngineState, Failure, MaskTimes, Model};
 
@@ -89,6 +90,7 @@ pub(crate) struct StepLoop {
     step_time: Duration,
     report: watch::Sender<EngineState>,
     reported: Instant,
+    shift: Shift,
 }
 
 impl StepLoop {
@@ -142,7 +144,14 @@ impl StepLoop {
             step_time: Duration::ZERO,
             report,
             reported: Instant::now(),
+            shift: Shifts::default().join(),
         })
+    }
+
+    /// The same beside the other engines of `shifts`.
+    pub(crate) fn beside(mut self, shifts: &Shifts) -> Self {
+        self.shift = shifts.join();
+        self
     }
 
     /// Prompt plus output at most: the context, or all of the cache if that is smaller.
@@ -153,6 +162,7 @@ impl StepLoop {
 
     /// Steps until the engine is shut down.
     pub(crate) fn run(mut self) {
+        self.shift.take();
         // The time from here on is accounted for.
         self.ledger = Ledger::new();
         self.calibrate();
@@ -161,6 +171,7 @@ impl StepLoop {
 
     /// Looks at everything once and computes a step, or waits for something to do; whether to go on.
     fn pass(&mut self) -> bool {
+        self.give_way();
         self.orders = self.inbox.orders();
         self.ledger.write_off(self.orders.written_off);
         if self.orders.shutdown {
@@ -184,17 +195,38 @@ impl StepLoop {
         self.ledger.book_overhead();
         self.tell(&needs, turns.is_empty());
         if turns.is_empty() {
-            self.ledger.book_overhead();
-            self.inbox.wait();
-            if self.running.iter_mut().any(Running::waits_for_guide) {
-                self.ledger.book_overhead();
-            } else {
-                self.ledger.book_idle();
-            }
+            self.rest();
         } else {
             self.step(&turns);
         }
         true
+    }
+
+    /// Waits for something to do.
+    fn rest(&mut self) {
+        self.ledger.book_overhead();
+        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
+        let alone = self.shift.rest();
+        self.inbox.wait();
+        self.shift.take();
+        // What it waits for a guide is its own, but only where no other engine may have claimed the same time.
+        if self.shift.is_still(alone) && self.running.iter_mut().any(Running::waits_for_guide) {
+            self.ledger.book_overhead();
+        } else {
+            self.ledger.book_idle();
+        }
+    }
+
+    /// Lets other engines of the process go first if they had less; how long that took is nobody's step time.
+    fn give_way(&mut self) {
+        if !self.shift.is_wanted() {
+            return;
+        }
+        self.ledger.book_overhead();
+        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
+        if self.shift.give_way() {
+            self.ledger.book_idle();
+        }
     }
 
     const fn budget(&self) -> Budget {
@@ -420,6 +452,8 @@ impl StepLoop {
             (state.free_blocks, state.running, state.paused, state.waiting, state.draining)
         };
         if now || queues(&last) != queues(&state) || self.reported.elapsed() >= REPORT_INTERVAL {
+            // First, so that whoever hears of the one finds the other.
+            self.shift.tell(self.ledger.accounts(), self.ledger.mark());
             self.report.send_replace(state);
             self.reported = Instant::now();
         }

@@ -19,6 +19,7 @@ mod description;
 mod end_users;
 mod keys;
 mod ledger;
+mod loading;
 mod organizations;
 mod policy;
 mod prices;
@@ -110,6 +111,7 @@ static RESOURCES: &[fn() -> Routes] = &[
     audit::routes,
     status::routes,
     workers::routes,
+    loading::routes,
     configuration::routes,
     whoami::routes,
     description::routes,

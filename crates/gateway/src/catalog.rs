@@ -104,7 +104,9 @@ impl Catalog {
     }
 
     async fn refresh(&self) {
-        for served in self.router.models() {
+        let all = self.router.models();
+        self.withdraw(|name| all.iter().all(|served| served.info.name != *name));
+        for served in all {
             let known = self.find(&served.info.name);
             let price = self.price(&served);
             let text = match known {
@@ -137,6 +139,23 @@ impl Catalog {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = BTreeMap::clone(&models);
         next.insert(model.info.name.clone(), Arc::new(model));
+        *models = Arc::new(next);
+    }
+
+    /// Offers no longer what the last worker has given up.
+    fn withdraw(&self, given_up: impl Fn(&ModelName) -> bool) {
+        if !self.all().keys().any(&given_up) {
+            return;
+        }
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = BTreeMap::clone(&models);
+        next.retain(|name, _| {
+            let goes = given_up(name);
+            if goes {
+                tracing::info!(model = %name, "model no longer offered");
+            }
+            !goes
+        });
         *models = Arc::new(next);
     }
 

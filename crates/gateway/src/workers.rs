@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::Rent;
+use domain::{LoadOrder, ModelInfo, ModelName, Rent};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use proto::{Worker, WorkerError, WorkerState};
@@ -84,6 +84,28 @@ impl Workers {
         told(name, within(worker.set_price(rent)).await)
     }
 
+    /// Serves one model more; returns when it does. `progress` hears how many parts of how many are loaded.
+    pub async fn load(
+        &self,
+        name: &str,
+        order: LoadOrder,
+        progress: impl FnMut(u32, u32) + Send,
+    ) -> Result<ModelInfo, AskWorkerError> {
+        let worker = self.worker(name)?;
+        told(name, proto::load_whole(worker, order, progress).await)
+    }
+
+    /// Serves a model to nobody new; how many sequences and orders go on, within `within` if that is given.
+    pub async fn unload(
+        &self,
+        name: &str,
+        model: &ModelName,
+        within: Option<Duration>,
+    ) -> Result<u32, AskWorkerError> {
+        let worker = self.worker(name)?;
+        told(name, self::within(worker.unload(model, within)).await)
+    }
+
     fn worker(&self, name: &str) -> Result<&dyn Worker, AskWorkerError> {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, worker)| worker.as_ref()).ok_or_else(|| {
@@ -101,7 +123,7 @@ fn silent() -> WorkerError {
     WorkerError::Unreachable(format!("it did not answer within {LIMIT:?}"))
 }
 
-fn told(name: &str, told: Result<(), WorkerError>) -> Result<(), AskWorkerError> {
+fn told<T>(name: &str, told: Result<T, WorkerError>) -> Result<T, AskWorkerError> {
     told.map_err(|source| AskWorkerError::Refused { name: name.to_owned(), source })
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{ModelDigest, ModelFiles, Rent, Secret};
+use domain::{LoadOrder, ModelDigest, ModelFiles, ModelName, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
@@ -24,6 +24,7 @@ use crate::contract::{
 };
 use crate::convert::millis;
 use crate::credentials::{ClientCredentials, CredentialsError};
+use crate::loading::LoadStream;
 use crate::pool::{CONNECTIONS, Pool, Using};
 use crate::{secure, wire};
 
@@ -210,6 +211,21 @@ impl Worker for GrpcWorker {
         let request = wire::FetchRequest::from(order);
         let (mut client, _using) = self.pool.least_used();
         Ok(client.fetch(request).await?.into_inner().into())
+    }
+
+    async fn load(&self, order: LoadOrder) -> Result<LoadStream, WorkerError> {
+        let request = wire::LoadRequest::from(order);
+        let (mut client, using) = self.pool.least_used();
+        let loading = client.load(request).await?.into_inner();
+        let loading = loading.map(|told| told.map_err(WorkerError::from)?.try_into());
+        Ok(carried(loading, using).boxed())
+    }
+
+    async fn unload(&self, name: &ModelName, within: Option<Duration>) -> Result<u32, WorkerError> {
+        let within_millis = within.map(millis);
+        let request = wire::UnloadRequest { name: name.as_str().to_owned(), within_millis };
+        let (mut client, _using) = self.pool.least_used();
+        Ok(client.unload(request).await?.into_inner().running)
     }
 }
 

@@ -11,11 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Accounts, BlockHash, CacheSalt, Capacity, ErrorKind, FinishReason, GpuTime, IncarnationId,
-    Logprobs, ModelDigest, ModelFiles, ModelInfo, NanoUsd, OutputRules, Rent, RequestId, Sampling,
-    Share, Stage, Usage,
+    LoadOrder, Logprobs, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, OutputRules, Rent,
+    RequestId, Sampling, Share, Stage, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
+
+use crate::loading::{LoadStream, ModelLoad, NotLoaded};
 
 /// A process with an engine.
 #[async_trait]
@@ -57,6 +59,23 @@ pub trait Worker: Send + Sync {
     /// them. Returns when they are there. One that keeps none gets none.
     async fn fetch(&self, _order: FetchOrder) -> Result<Fetched, WorkerError> {
         Ok(Fetched::default())
+    }
+
+    /// Serves one model more. A load that fails has changed nothing; one that began goes on to its end whether it is
+    /// read or not. A worker that serves what it serves refuses.
+    async fn load(&self, _order: LoadOrder) -> Result<LoadStream, WorkerError> {
+        Err(NotLoaded::Outside.because("this worker serves the models that it has"))
+    }
+
+    /// Serves the model of this name to nobody new from now on, its adapters included; how many sequences and orders go
+    /// on. What has not ended within `within` is handed over, and its memory is free after the last.
+    async fn unload(
+        &self,
+        name: &ModelName,
+        _within: Option<Duration>,
+    ) -> Result<u32, WorkerError> {
+        Err(NotLoaded::NoSuchModel
+            .because(format!("no model that may be unloaded is called `{name}`")))
     }
 }
 
@@ -370,6 +389,8 @@ pub struct WorkerState {
     pub price_per_hour: NanoUsd,
     /// On what terms its machine is rented.
     pub capacity: Capacity,
+    /// How it stands with each of its engines, if it has more than one; see [`WorkerState::load_of`].
+    pub loads: Vec<(Vec<ModelDigest>, ModelLoad)>,
     /// Where its time went.
     pub accounts: Accounts,
     /// How far its work model's prediction of a step's time is off on average, in millionths of that time.
@@ -403,6 +424,7 @@ impl Default for WorkerState {
             step_time: Duration::ZERO,
             price_per_hour: NanoUsd::ZERO,
             capacity: Capacity::default(),
+            loads: Vec::new(),
             accounts: Accounts::default(),
             attribution_error_ppm: 0,
             drafted_tokens: 0,
@@ -445,6 +467,14 @@ pub enum WorkerError {
     /// It tried and failed.
     #[error("the worker failed: {0}")]
     Failed(String),
+    /// It loads or unloads nothing: what it serves is what it served.
+    #[error("{message}")]
+    NotLoaded {
+        /// Why.
+        why: NotLoaded,
+        /// What was wrong and what to do, in words for whoever asked.
+        message: String,
+    },
 }
 
 impl WorkerError {
@@ -453,7 +483,7 @@ impl WorkerError {
         match self {
             Self::Full { .. } | Self::Draining => ErrorKind::Overloaded,
             Self::ModelNotFound(_) | Self::Unreachable(_) => ErrorKind::Unavailable,
-            Self::Format(_) => ErrorKind::InvalidRequest,
+            Self::Format(_) | Self::NotLoaded { .. } => ErrorKind::InvalidRequest,
             Self::Invalid(_) | Self::Failed(_) => ErrorKind::Internal,
         }
     }
@@ -464,7 +494,7 @@ impl WorkerError {
             Self::Full { .. } | Self::Draining | Self::ModelNotFound(_) | Self::Unreachable(_) => {
                 true
             }
-            Self::Invalid(_) | Self::Format(_) | Self::Failed(_) => false,
+            Self::Invalid(_) | Self::Format(_) | Self::Failed(_) | Self::NotLoaded { .. } => false,
         }
     }
 }

@@ -12,6 +12,7 @@ use domain::{
 use tonic::{Code, Status};
 
 use crate::contract::{Event, WorkerError, WorkerState};
+use crate::convert_load::{not_loaded, why_not_loaded};
 use crate::wire;
 
 impl From<FinishReason> for wire::FinishReason {
@@ -185,6 +186,7 @@ impl From<WorkerState> for wire::WorkerState {
             step_time,
             price_per_hour,
             capacity,
+            loads,
             accounts,
             attribution_error_ppm,
             drafted_tokens,
@@ -214,6 +216,7 @@ impl From<WorkerState> for wire::WorkerState {
             attribution_error_ppm,
             drafted_tokens,
             accepted_tokens,
+            loads: loads.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -242,6 +245,7 @@ impl TryFrom<wire::WorkerState> for WorkerState {
             step_time: Duration::from_nanos(state.step_nanos),
             price_per_hour: NanoUsd::from_nanos(state.price_per_hour_nanos),
             capacity: capacity(state.capacity)?,
+            loads: state.loads.into_iter().map(Into::into).collect(),
             accounts: state.accounts.unwrap_or_default().into(),
             attribution_error_ppm: state.attribution_error_ppm,
             drafted_tokens: state.drafted_tokens,
@@ -320,7 +324,7 @@ fn stage(number: i32) -> Result<Stage, WorkerError> {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -417,6 +421,7 @@ impl From<WorkerError> for Status {
             WorkerError::Format(reason) => Self::failed_precondition(reason),
             WorkerError::Unreachable(reason) => Self::unavailable(reason),
             WorkerError::Failed(reason) => Self::internal(reason),
+            WorkerError::NotLoaded { why, message } => not_loaded(why, message),
         }
     }
 }
@@ -424,6 +429,9 @@ impl From<WorkerError> for Status {
 impl From<Status> for WorkerError {
     fn from(status: Status) -> Self {
         let message = status.message().to_owned();
+        if let Some(why) = why_not_loaded(&status) {
+            return Self::NotLoaded { why, message };
+        }
         match status.code() {
             Code::ResourceExhausted => Self::Full { retry_in: retry_in(&status) },
             Code::Unavailable if message == DRAINING => Self::Draining,
@@ -482,6 +490,8 @@ mod tests {
     #[test]
     fn a_state_reads_back_as_it_was_sent() {
         let nanos = GpuTime::from_nanos;
+        let load =
+            crate::ModelLoad { running: 5, waiting_tokens: 6, ..crate::ModelLoad::default() };
         let state = WorkerState {
             incarnation: domain::IncarnationId::generate(),
             price_per_hour: NanoUsd::from_dollars(3),
@@ -511,6 +521,7 @@ mod tests {
             first_token_in: Duration::from_nanos(10),
             prompt_token_time: Duration::from_nanos(11),
             step_time: Duration::from_nanos(12),
+            loads: vec![(vec![ModelDigest::new("a"), ModelDigest::new("b")], load)],
             ..WorkerState::default()
         };
 

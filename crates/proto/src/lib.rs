@@ -11,11 +11,13 @@ mod contract;
 mod convert;
 mod convert_blocks;
 mod convert_embed;
+mod convert_load;
 mod convert_start;
 mod credentials;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod loading;
 mod pool;
 mod scripted;
 mod secure;
@@ -37,5 +39,6 @@ pub use credentials::{
     ClientCredentials, ClientFiles, CredentialsError, IdentityFiles, ServerCredentials,
     ServerFiles, ServerIdentity,
 };
+pub use loading::{LoadStream, Loading, ModelLoad, NotLoaded, load_whole};
 pub use scripted::ScriptedWorker;
 pub use server::{ServeError, WorkerServer};

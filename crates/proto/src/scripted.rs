@@ -5,6 +5,8 @@
 //! elsewhere gives the same tokens. It may be told what to say; then the seed chooses what of it. Every token takes [`TOKEN_TIME`] on its accounts, and so does catching
 //! up with tokens of another worker, whatever the clock says. It passes the conformance suite of the
 //! contract.
+//!
+//! It may be told to load a model: that is the same script by another name.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Accounts, Capacity, FinishReason, GpuTime, IncarnationId, Logprobs, ModelDigest, ModelFiles,
-    ModelInfo, ModelKind, ModelName, NanoUsd, Rent, Stage, Times, Usage,
+    Accounts, Capacity, FinishReason, GpuTime, IncarnationId, LoadOrder, Logprobs, ModelDigest,
+    ModelFiles, ModelInfo, ModelKind, ModelName, NanoUsd, Rent, Stage, Times, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ use crate::contract::{
     EmbedOrder, Embedded, Event, Generation, Start, StateStream, Wishes, Worker, WorkerError,
     WorkerState,
 };
+use crate::loading::{LoadStream, Loading, NotLoaded};
 
 /// A worker that follows a script.
 pub struct ScriptedWorker {
@@ -42,6 +45,8 @@ struct Load {
     running: AtomicU32,
     draining: AtomicBool,
     books: Mutex<Books>,
+    /// What it loaded beside its first model.
+    loaded: Mutex<Vec<ModelInfo>>,
     changed: watch::Sender<()>,
 }
 
@@ -56,6 +61,10 @@ impl Load {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn loaded(&self) -> MutexGuard<'_, Vec<ModelInfo>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ScriptedWorker {
@@ -66,6 +75,7 @@ impl ScriptedWorker {
             running: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             books: Mutex::new(Books { rent, accounts: Accounts::default() }),
+            loaded: Mutex::default(),
             changed: watch::Sender::new(()),
         };
         Self {
@@ -157,6 +167,10 @@ impl ScriptedWorker {
         (0..dimensions).map(|at| self.token(text, at) as f32 / scale).collect()
     }
 
+    fn serves(&self, model: &ModelDigest) -> bool {
+        *model == self.model.digest || self.load.loaded().iter().any(|info| info.digest == *model)
+    }
+
     /// A place for work on `texts` by the version `model`, which `fits` what this worker's model is.
     fn admit(
         &self,
@@ -164,7 +178,7 @@ impl ScriptedWorker {
         texts: &[&[u32]],
         fits: bool,
     ) -> Result<Seat, WorkerError> {
-        if *model != self.model.digest || !fits {
+        if !self.serves(model) || !fits {
             return Err(WorkerError::ModelNotFound(model.clone()));
         }
         if texts.iter().any(|text| text.is_empty()) {
@@ -241,7 +255,7 @@ impl Worker for ScriptedWorker {
             let Books { rent, accounts } = *load.books();
             WorkerState {
                 incarnation,
-                models: vec![model.clone()],
+                models: [vec![model.clone()], load.loaded().clone()].concat(),
                 free_blocks: total_blocks.saturating_sub(running),
                 total_blocks,
                 running,
@@ -274,10 +288,39 @@ impl Worker for ScriptedWorker {
     }
 
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
-        if *model != self.model.digest {
+        if !self.serves(model) {
             return Err(WorkerError::ModelNotFound(model.clone()));
         }
         Ok(self.files.clone())
+    }
+
+    async fn load(&self, order: LoadOrder) -> Result<LoadStream, WorkerError> {
+        if self.load.draining.load(Ordering::SeqCst) {
+            return Err(WorkerError::Draining);
+        }
+        let mut loaded = self.load.loaded();
+        if loaded.iter().chain([&self.model]).any(|info| info.name == order.name) {
+            let message = format!("something is called `{}` already", order.name);
+            return Err(NotLoaded::NameTaken.because(message));
+        }
+        let digest = ModelDigest::new(format!("{}-{}", self.model.digest, order.name));
+        let info = ModelInfo { name: order.name, digest, ..self.model.clone() };
+        loaded.push(info.clone());
+        self.load.changed.send_replace(());
+        let told = [Loading::Progress { loaded: 1, total: 1 }, Loading::Done(info)];
+        Ok(stream::iter(told.map(Ok)).boxed())
+    }
+
+    async fn unload(&self, name: &ModelName, _: Option<Duration>) -> Result<u32, WorkerError> {
+        let mut loaded = self.load.loaded();
+        let before = loaded.len();
+        loaded.retain(|info| info.name != *name);
+        if loaded.len() == before {
+            let message = format!("no model that was loaded is called `{name}`");
+            return Err(NotLoaded::NoSuchModel.because(message));
+        }
+        self.load.changed.send_replace(());
+        Ok(self.load.running.load(Ordering::SeqCst))
     }
 }
 

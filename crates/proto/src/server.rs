@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{ModelDigest, Rent, Secret};
+use domain::{ModelDigest, ModelName, Rent, Secret};
 use futures_util::{Stream, StreamExt, stream};
 use subtle::ConstantTimeEq;
 use tokio::io::DuplexStream;
@@ -126,6 +126,7 @@ impl wire::worker_server::Worker for Service {
     type WatchStream = Responses<wire::WorkerState>;
     type PrefixesStream = Responses<wire::PrefixChange>;
     type BlocksStream = Responses<wire::BlocksResponse>;
+    type LoadStream = Responses<wire::LoadResponse>;
 
     async fn generate(
         &self,
@@ -212,6 +213,25 @@ impl wire::worker_server::Worker for Service {
     ) -> Result<Response<wire::FetchResponse>, Status> {
         let fetched = self.worker.fetch(request.into_inner().try_into()?).await?;
         Ok(Response::new(fetched.into()))
+    }
+
+    async fn load(
+        &self,
+        request: Request<wire::LoadRequest>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        let loading = self.worker.load(request.into_inner().try_into()?).await?;
+        let told = loading.map(|told| told.map(Into::into).map_err(Status::from));
+        Ok(Response::new(told.boxed()))
+    }
+
+    async fn unload(
+        &self,
+        request: Request<wire::UnloadRequest>,
+    ) -> Result<Response<wire::UnloadResponse>, Status> {
+        let wire::UnloadRequest { name, within_millis } = request.into_inner();
+        let within = within_millis.map(Duration::from_millis);
+        let running = self.worker.unload(&ModelName::new(name), within).await?;
+        Ok(Response::new(wire::UnloadResponse { running }))
     }
 }
 

@@ -52,7 +52,9 @@ impl Ahead {
     /// Copies what was added since, unless the first copy is still under way.
     pub(crate) fn again(&mut self, router: &Arc<Router>, start: &Start, from: &Arc<Member>) {
         let leaves_at = self.again_at.take().map(|at| at + AGAIN_BEFORE);
-        let block = from.with_state(|state| state.block_tokens).unwrap_or(0).max(1) as usize;
+        let block =
+            from.with_state(|state| state.load_of(&start.model).block_tokens).unwrap_or(0).max(1)
+                as usize;
         if self.copy.is_finished() && tokens(start) >= self.covered + block {
             self.covered = tokens(start);
             self.copy = copy(router, start, (from, self.promise.member()), leaves_at);

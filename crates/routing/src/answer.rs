@@ -240,7 +240,8 @@ impl Answer {
             running.heard = Instant::now();
         }
         let tokens = self.start.prompt.len() + self.start.generated.len();
-        let silence_at = running.heard + patience(site, tokens, running.begun, limits);
+        let silence_at =
+            running.heard + patience((site, &self.start.model), tokens, running.begun, limits);
         let Running { placed, leaving, hedge, .. } = running;
         tokio::select! {
             biased;
@@ -523,7 +524,8 @@ fn cause_of(error: &WorkerError) -> Cause {
         | WorkerError::ModelNotFound(_)
         | WorkerError::Invalid(_)
         | WorkerError::Format(_)
-        | WorkerError::Failed(_) => Cause::Failed,
+        | WorkerError::Failed(_)
+        | WorkerError::NotLoaded { .. } => Cause::Failed,
     }
 }
 

@@ -165,7 +165,7 @@ impl Router {
             if let Some(member) = self.choose_for(lot, &pool, failed) {
                 return Ok((turn, member));
             }
-            nobody = !pool.iter().any(|member| member.is_full(now));
+            nobody = !pool.iter().any(|member| member.is_full(&lot.order.model, now));
             wait = self.wait(began, (!nobody).then_some(ASK_AGAIN));
             if wait.until <= now {
                 return Err(give_up(NoPlace { retry_in: wait.hint }, nobody));
@@ -175,7 +175,7 @@ impl Router {
     }
 
     fn choose_for(&self, lot: &Lot, pool: &[Arc<Member>], failed: &[u32]) -> Option<Arc<Member>> {
-        let asked = self.asked(lot.tokens, lot.order.share, lot.session);
+        let asked = self.asked((&lot.order.model, lot.tokens), lot.order.share, lot.session);
         let policy = self.settings().policy_of(&lot.model);
         let best = |except: &[u32]| {
             let field = Field::new(&asked, pool, except, (&Vec::new(), 0));
@@ -196,7 +196,8 @@ impl Router {
         let (mut turn, mut exit) = (Some(turn), None);
         let limits = self.settings().stall;
         let most = limits.most.max(limits.least).saturating_mul(QUEUES);
-        let overdue = since + predicted_end(member, lot.tokens).clamp(limits.least, most);
+        let overdue =
+            since + predicted_end(member, &lot.order.model, lot.tokens).clamp(limits.least, most);
         let answer = member.worker().embed(lot.order.clone());
         tokio::pin!(answer);
         let answer = loop {
@@ -245,7 +246,7 @@ impl Router {
         drop(exit);
         let work = match &told {
             Told::NoRoom(hint) => {
-                member.fill_up(Instant::now() + *hint);
+                member.fill_up(&lot.order.model, Instant::now() + *hint);
                 None
             }
             Told::Failed(Cause::Lost, error) => {
@@ -359,7 +360,9 @@ fn refused(error: WorkerError) -> Told {
         WorkerError::Draining | WorkerError::ModelNotFound(_) => Told::NoRoom(SOONEST),
         WorkerError::Invalid(_) | WorkerError::Format(_) => Told::Final(error),
         WorkerError::Unreachable(_) => Told::Failed(Cause::Lost, error),
-        WorkerError::Failed(_) => Told::Failed(Cause::Failed, error),
+        WorkerError::Failed(_) | WorkerError::NotLoaded { .. } => {
+            Told::Failed(Cause::Failed, error)
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domain::{ModelDigest, ModelInfo, NanoUsd, Stage};
+use domain::{IncarnationId, ModelDigest, ModelInfo, NanoUsd, Stage};
 use futures_util::StreamExt;
 use proto::{Worker, WorkerError, WorkerState};
 use tokio::sync::Notify;
@@ -49,19 +49,21 @@ struct Health {
     breaker: Breaker,
     /// When it came, or came back.
     since: Option<Instant>,
-    /// It said that it has no room before this.
-    full_until: Option<Instant>,
+    /// It said that it has no room for a model before this.
+    full: Vec<(ModelDigest, Instant)>,
+    /// What it served when it last said so, in which life of its process.
+    served: (IncarnationId, Vec<ModelInfo>),
 }
 
 /// What a change of a member's state means to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Learned {
     /// Nothing: its figures moved.
     Figures,
     /// It was full, and seems to have room.
     Room,
-    /// Which models it serves, at what price, or whether it takes work at all.
-    Terms,
+    /// Which models it serves, at what price, or whether it takes work at all. It says itself that it gave these up.
+    Terms(Vec<ModelInfo>),
 }
 
 impl Member {
@@ -84,7 +86,12 @@ impl Member {
             doubted: Notify::new(),
             promised: AtomicU32::new(0),
             unseen_tokens: AtomicU64::new(0),
-            health: Mutex::new(Health { breaker, since: None, full_until: None }),
+            health: Mutex::new(Health {
+                breaker,
+                since: None,
+                full: Vec::new(),
+                served: (IncarnationId::from_u128(0), Vec::new()),
+            }),
         }
     }
 
@@ -159,11 +166,16 @@ impl Member {
         known.unwrap_or_default()
     }
 
-    /// Whether it may be given a sequence now, as far as its health goes; if so, how much of its
+    /// Whether it may be given a sequence of this model now, as far as its health goes; if so, how much of its
     /// share it should get: less than 1 while it is new.
-    pub(crate) fn readiness(&self, now: Instant, slow_start: Duration) -> Option<f64> {
+    pub(crate) fn readiness(
+        &self,
+        model: &ModelDigest,
+        now: Instant,
+        slow_start: Duration,
+    ) -> Option<f64> {
         let health = self.health();
-        if !health.breaker.admits(now) || health.full_until.is_some_and(|until| now < until) {
+        if !health.breaker.admits(now) || health.is_full(model, now) {
             return None;
         }
         let age = now.saturating_duration_since(health.since?);
@@ -173,9 +185,14 @@ impl Member {
         Some((age.as_secs_f64() / slow_start.as_secs_f64()).max(SMALLEST_SHARE))
     }
 
-    /// Whether it said that it has no room now.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.health().full_until.is_some_and(|until| now < until)
+    /// Whether it said that it has no room for this model now.
+    pub(crate) fn is_full(&self, model: &ModelDigest, now: Instant) -> bool {
+        self.health().is_full(model, now)
+    }
+
+    /// Whether it serves this version under this name, or did when it could be reached last.
+    pub(crate) fn still_serves(&self, info: &ModelInfo) -> bool {
+        self.health().served.1.contains(info)
     }
 
     /// From now on its breaker keeps to these settings.
@@ -200,12 +217,14 @@ impl Member {
 
     /// A sequence ended on it: it may have room again.
     pub(crate) fn has_room(&self) {
-        self.health().full_until = None;
+        self.health().full.clear();
     }
 
-    /// It said that it has no room for a while.
-    pub(crate) fn fill_up(&self, until: Instant) {
-        self.health().full_until = Some(until);
+    /// It said that it has no room for this model for a while.
+    pub(crate) fn fill_up(&self, model: &ModelDigest, until: Instant) {
+        let full = &mut self.health().full;
+        full.retain(|(other, _)| other != model);
+        full.push((model.clone(), until));
     }
 
     /// Takes it out of routing until it was asked for its state again: whoever ran a sequence there lost it.
@@ -251,7 +270,7 @@ impl Member {
                 tracing::warn!(worker = %self.name, error = %lost, "worker not reached");
             }
             reported = Some(lost);
-            learned(Learned::Terms);
+            learned(Learned::Terms(Vec::new()));
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
@@ -275,11 +294,15 @@ impl Member {
             Leaving { stage: state.stage, at: state.leaves_in.map(|leaves_in| now + leaves_in) };
         self.unseen_tokens.store(0, Ordering::Relaxed);
         // What it says now is newer than that it was full, if it says that it has room.
-        let has_room = state.waiting == 0 && state.free_blocks > 0;
-        let had_none = {
+        let (had_none, given_up) = {
             let mut health = self.health();
             health.since.get_or_insert(now);
-            has_room && health.full_until.take().is_some()
+            let before = health.full.len();
+            health.full.retain(|(model, _)| {
+                let load = state.load_of(model);
+                load.waiting > 0 || load.free_blocks == 0
+            });
+            (health.full.len() < before, health.note(&state))
         };
         let state = Arc::new(state);
         let known = self.state.swap(Some(Arc::clone(&state)));
@@ -291,10 +314,10 @@ impl Member {
         match known {
             None => {
                 tracing::info!(worker = %self.name, models = state.models.len(), "worker found");
-                Learned::Terms
+                Learned::Terms(given_up)
             }
             Some(known) if terms(&known) != terms(&state) || known.models != state.models => {
-                Learned::Terms
+                Learned::Terms(given_up)
             }
             Some(_) if had_none => Learned::Room,
             Some(_) => Learned::Figures,
@@ -303,6 +326,22 @@ impl Member {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    fn is_full(&self, model: &ModelDigest, now: Instant) -> bool {
+        self.full.iter().any(|(full, until)| full == model && now < *until)
+    }
+
+    /// Notes what it serves; which models the same life of its process served before and no longer does.
+    fn note(&mut self, state: &WorkerState) -> Vec<ModelInfo> {
+        let served = (state.incarnation, state.models.clone());
+        let before = std::mem::replace(&mut self.served, served);
+        if before.0 != state.incarnation {
+            return Vec::new();
+        }
+        before.1.into_iter().filter(|info| !state.models.contains(info)).collect()
     }
 }
 

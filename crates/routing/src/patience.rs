@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use proto::WorkerState;
+use domain::ModelDigest;
+use proto::{ModelLoad, WorkerState};
 
 use crate::member::Member;
 use crate::place::Site;
@@ -10,18 +11,25 @@ use crate::settings::StallLimits;
 
 /// How long `site` may say nothing about a sequence of `prompt` tokens, of which it said something new itself or not
 /// (`begun`): several times what it predicts, within bounds that it does not choose.
-pub(crate) fn patience(site: &Site, prompt: usize, begun: bool, limits: StallLimits) -> Duration {
-    let predicted = site.member.with_state(|state| predicted(state, prompt, begun));
+pub(crate) fn patience(
+    (site, model): (&Site, &ModelDigest),
+    prompt: usize,
+    begun: bool,
+    limits: StallLimits,
+) -> Duration {
+    let predicted = |state: &WorkerState| predicted(&state.load_of(model), prompt, begun);
+    let predicted = site.member.with_state(predicted);
     (predicted.unwrap_or_default()).clamp(limits.least, limits.most.max(limits.least))
 }
 
 /// Several times what `member` predicts for reading `tokens` tokens that came now; it chooses that itself.
-pub(crate) fn predicted_end(member: &Member, tokens: u64) -> Duration {
+pub(crate) fn predicted_end(member: &Member, model: &ModelDigest, tokens: u64) -> Duration {
     let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
-    member.with_state(|state| predicted(state, tokens, false)).unwrap_or_default()
+    let predicted = |state: &WorkerState| predicted(&state.load_of(model), tokens, false);
+    member.with_state(predicted).unwrap_or_default()
 }
 
-fn predicted(state: &WorkerState, prompt: usize, begun: bool) -> Duration {
+fn predicted(state: &ModelLoad, prompt: usize, begun: bool) -> Duration {
     let bounded = |duration: Duration| duration.min(LONGEST);
     let tokens = u32::try_from(prompt).unwrap_or(u32::MAX);
     // A sequence that gave way to others waits like a new one, and is computed again.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{BlockNames, ModelName, NanoUsd, Share};
-use proto::{Generation, Start, WorkerError};
+use domain::{BlockNames, ModelDigest, ModelName, NanoUsd, Share};
+use proto::{Generation, Start, WorkerError, WorkerState};
 use tokio::time::Instant;
 
 use crate::error::RouteError;
@@ -150,7 +150,8 @@ impl Router {
         let prompt = self.prompt(wanted);
         let pool = self.pool(&wanted.start.model)?;
         let matches = self.prefixes.find(&prompt.names);
-        let asked = self.asked(prompt.tokens, wanted.start.share, wanted.session);
+        let asked =
+            self.asked((&wanted.start.model, prompt.tokens), wanted.start.share, wanted.session);
         let field = Field::new(&asked, &pool, wanted.avoid, (&matches, prompt.block_tokens));
         prompt.policy.choose(&field).map(|at| Arc::clone(&pool[at]))
     }
@@ -193,7 +194,8 @@ impl Router {
         let Start { model, prompt, generated, salt, .. } = wanted.start;
         let pool = self.pool(model);
         let sizes = pool.iter().flat_map(|pool| pool.iter());
-        let mut sizes = sizes.filter_map(|member| member.with_state(|state| state.block_tokens));
+        let of_model = |state: &WorkerState| state.load_of(model).block_tokens;
+        let mut sizes = sizes.filter_map(|member| member.with_state(of_model));
         let block_tokens = sizes.find(|tokens| *tokens > 0).unwrap_or(0);
         let mut names = Vec::new();
         // Where nobody holds a prefix, a name would be a hash for nothing.
@@ -214,9 +216,15 @@ impl Router {
     }
 
     /// A choice for so many tokens, now.
-    pub(crate) fn asked(&self, tokens: u64, share: Share, session: u64) -> Asked {
+    pub(crate) fn asked(
+        &self,
+        (model, tokens): (&ModelDigest, u64),
+        share: Share,
+        session: u64,
+    ) -> Asked {
         let settings = self.settings();
         Asked {
+            model: model.clone(),
             tokens,
             priority: share.priority,
             session,
@@ -275,7 +283,7 @@ impl Router {
             }
         }
         if matches!(last, Refusal::Nobody)
-            && pool.iter().any(|member| member.is_full(Instant::now()))
+            && pool.iter().any(|member| member.is_full(&wanted.start.model, Instant::now()))
         {
             last = Refusal::Full(LOOK_AGAIN);
         }
@@ -289,7 +297,8 @@ impl Router {
         (pool, matches): (&[Arc<Member>], &Matches),
         (except, preferred): (&[u32], Option<u32>),
     ) -> Option<(Arc<Member>, u64)> {
-        let asked = self.asked(prompt.tokens, wanted.start.share, wanted.session);
+        let asked =
+            self.asked((&wanted.start.model, prompt.tokens), wanted.start.share, wanted.session);
         let field = Field::new(&asked, pool, except, (matches, prompt.block_tokens));
         let ahead = preferred
             .and_then(|slot| pool.iter().position(|member| member.slot() == slot))
@@ -330,7 +339,7 @@ impl Router {
             WorkerError::Invalid(_) | WorkerError::Format(_) => Err(Refusal::Final(error)),
             WorkerError::Full { retry_in } => {
                 let hint = retry_in.clamp(SOONEST, LOOK_AGAIN);
-                member.fill_up(Instant::now() + hint);
+                member.fill_up(&wanted.start.model, Instant::now() + hint);
                 Err(Refusal::Full(retry_in.min(LONGEST_HINT)))
             }
             WorkerError::Draining | WorkerError::ModelNotFound(_) => Err(Refusal::Nobody),
@@ -339,7 +348,7 @@ impl Router {
                 member.lose(&error);
                 Err(Refusal::Nobody)
             }
-            WorkerError::Failed(_) => {
+            WorkerError::Failed(_) | WorkerError::NotLoaded { .. } => {
                 in_flight.fail(&error);
                 Err(Refusal::Failed(error))
             }

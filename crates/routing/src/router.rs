@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use domain::{Job, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent};
+use domain::{Job, LoadOrder, ModelDigest, ModelFiles, ModelInfo, ModelName, NanoUsd, Rent};
 use proto::{Worker, WorkerError, WorkerState};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -169,8 +169,9 @@ impl Router {
         match learned {
             Learned::Figures => return,
             Learned::Room => {}
-            Learned::Terms => {
+            Learned::Terms(given_up) => {
                 self.rebuild_pools();
+                self.unlist(&given_up);
                 self.changed.send_replace(());
             }
         }
@@ -179,6 +180,20 @@ impl Router {
             let gate = lock(&self.gates).get(&info.digest).cloned();
             if let Some(gate) = gate {
                 gate.open();
+            }
+        }
+    }
+
+    /// Models that a worker gave up are listed no longer, unless others serve them. One that vanishes gives nothing up.
+    fn unlist(&self, given_up: &[ModelInfo]) {
+        let members = self.members.load();
+        for info in given_up {
+            if members.iter().any(|member| member.is_listed() && member.still_serves(info)) {
+                continue;
+            }
+            let mut seen = lock(&self.seen);
+            if seen.get(&info.name).is_some_and(|served| served.info == *info) {
+                seen.remove(&info.name);
             }
         }
     }
@@ -246,7 +261,7 @@ impl Router {
         crate::policy::mix(self.settings().seed ^ crate::policy::mix(number))
     }
 
-    /// Every model that was served since the start, by name.
+    /// Every model that was served since the start and not given up, by name.
     pub fn models(&self) -> Vec<Served> {
         let mut seen = lock(&self.seen);
         let members = self.members.load();
@@ -286,6 +301,26 @@ impl Router {
         leaves_in: Option<Duration>,
     ) -> Option<Result<(), WorkerError>> {
         Some(self.worker(name)?.drain(leaves_in).await)
+    }
+
+    /// Has the worker of this name serve one model more, and waits until it does. `None` if there is no such worker.
+    pub async fn load(
+        &self,
+        name: &str,
+        order: LoadOrder,
+    ) -> Option<Result<ModelInfo, WorkerError>> {
+        Some(proto::load_whole(self.worker(name)?.as_ref(), order, |_, _| {}).await)
+    }
+
+    /// Has the worker of this name serve a model to nobody new; how many sequences and orders go on, within `within` if
+    /// that is given. `None` if there is no such worker.
+    pub async fn unload(
+        &self,
+        name: &str,
+        model: &ModelName,
+        within: Option<Duration>,
+    ) -> Option<Result<u32, WorkerError>> {
+        Some(self.worker(name)?.unload(model, within).await)
     }
 
     /// Whether at least one worker can be given work.

@@ -10,6 +10,7 @@ mod audit;
 mod desk;
 mod end_users;
 mod keys;
+mod loading;
 mod organizations;
 mod policy;
 mod prices;

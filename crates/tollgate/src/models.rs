@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use hub::{Address, Event, Part, Settings, Written};
-use worker::{Place, RawModels, RawWorker};
+use worker::{Place, RawHub, RawWorker};
 
 use crate::print::say;
 
@@ -73,7 +73,7 @@ pub(crate) fn address(path: &Path) -> anyhow::Result<Option<Address>> {
 
 /// Fetches what `raw` names by an address, and puts the path of what came in its place.
 pub(crate) async fn fetch(mut raw: RawWorker, folder: PathBuf) -> anyhow::Result<RawWorker> {
-    let RawModels { folder: kept, endpoint, token_file } = raw.models().clone();
+    let RawHub { folder: kept, endpoint, token_file } = raw.hub().clone();
     let written = Written { folder: kept, endpoint, token_file };
     for Place { at, path, is_tokenizer } in raw.places() {
         let Some(address) = address(path).with_context(|| at.clone())? else { continue };

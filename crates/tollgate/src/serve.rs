@@ -15,7 +15,7 @@ use gateway::{
     GatewaySettings, InProcessWorker, Installation, Launch, Listener, RawGateway, RawPrice,
 };
 use serde_json::json;
-use worker::{Hosted, Progress, RawWorker};
+use worker::{LocalWorker, Progress, RawWorker};
 
 use crate::{files, models, signal, worker_command};
 
@@ -80,11 +80,11 @@ fn raw_worker(model: Option<PathBuf>, name: Option<String>) -> anyhow::Result<Ra
 async fn serve(
     settings: GatewaySettings,
     listeners: [Listener; 2],
-    worker: Arc<dyn Hosted>,
+    worker: Arc<LocalWorker>,
     greet: impl FnOnce() + Send,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let worker = worker::over_pipes(worker);
+    let worker = worker.over_pipes();
     let worker = InProcessWorker { name: "in-process".to_owned(), worker };
     let launch = Launch {
         settings,

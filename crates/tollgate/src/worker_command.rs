@@ -1,4 +1,4 @@
-//! `tollgate worker`: one model behind gRPC.
+//! `tollgate worker`: models behind gRPC.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use anyhow::Context;
 use clap::Args;
 use gateway::Announcement;
 use tokio::net::TcpListener;
-use worker::{Hosted, RawWorker, Serving, WorkerSettings};
+use worker::{LocalWorker, RawWorker, Serving, WorkerSettings};
 
 use crate::{files, models, serve, signal};
 
-/// Run a worker: one model behind gRPC
+/// Run a worker: models behind gRPC
 #[derive(Args)]
 pub(crate) struct Worker {
     /// The configuration; config/worker.toml is an example with every setting
@@ -57,8 +57,12 @@ impl Worker {
 }
 
 /// Loads the model and starts its engine, showing how far it is.
-pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<Arc<dyn Hosted>> {
-    let model = &settings.model_name;
-    let mut show = |progress| serve::show_progress(model, progress);
-    worker::start(settings, &mut show).with_context(|| format!("start model {model}"))
+pub(crate) fn load(settings: &WorkerSettings) -> anyhow::Result<Arc<LocalWorker>> {
+    let mut loading = settings.model_name.clone();
+    let mut show = |model: &str, progress| {
+        model.clone_into(&mut loading);
+        serve::show_progress(model, progress);
+    };
+    let started = worker::start(settings, &mut show);
+    started.with_context(|| format!("start model {loading}"))
 }

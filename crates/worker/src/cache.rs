@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use domain::BlockHash;
 use engine::{CacheChange, CachedBlocks, Engine, EngineState};
-use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
+use futures_util::future::{join_all, select_all};
+use futures_util::{FutureExt, StreamExt, stream};
 use proto::{
     BlockContent, BlockStream, BlocksWanted, FetchOrder, Fetched, PrefixChange, PrefixStream,
     Worker, WorkerError,
 };
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+
+use crate::stock::Roster;
 
 /// Reaches the worker at an address, or says why it cannot.
 pub type Connect = dyn Fn(&str) -> Result<Arc<dyn Worker>, WorkerError> + Send + Sync;
@@ -142,13 +145,70 @@ fn too_slow() -> WorkerError {
     WorkerError::Unreachable("it does not give its blocks in time".to_owned())
 }
 
-/// What the cache of an engine holds, in messages of bounded size.
-pub(crate) fn prefixes(blocks: CachedBlocks) -> PrefixStream {
-    let changes = stream::unfold(blocks, |mut blocks| async move {
-        let change = blocks.next().await?;
-        Some((stream::iter(pieces(change)), blocks))
+/// What the caches of all engines hold, in messages of bounded size. Names of blocks name their model too, so that what
+/// several hold is one list.
+pub(crate) fn prefixes(roster: watch::Receiver<Roster>) -> PrefixStream {
+    let caches = Caches { roster, readers: None };
+    let changes = stream::unfold(caches, |mut caches| async move {
+        let change = caches.next().await?;
+        Some((stream::iter(pieces(change)), caches))
     });
     changes.flatten().boxed()
+}
+
+/// A reader of what all engines hold.
+struct Caches {
+    roster: watch::Receiver<Roster>,
+    /// Absent where everything is to be told anew.
+    readers: Option<Vec<CachedBlocks>>,
+}
+
+impl Caches {
+    /// Everything at first and whenever an engine came or went, else the next change; `None` once the worker is gone.
+    async fn next(&mut self) -> Option<CacheChange> {
+        loop {
+            let Some(readers) = &mut self.readers else { return Some(self.everything().await) };
+            let next = readers
+                .iter_mut()
+                .enumerate()
+                .map(|(at, reader)| async move { (at, reader.next().await) }.boxed());
+            let next: Vec<_> = next.collect();
+            let some = !next.is_empty();
+            let any = async move {
+                if some { select_all(next).await.0 } else { std::future::pending().await }
+            };
+            tokio::select! {
+                changed = self.roster.changed() => {
+                    changed.ok()?;
+                    self.readers = None;
+                }
+                (at, change) = any => match change {
+                    // One who has missed something: what it said before is not told apart from what others said.
+                    Some(CacheChange { reset: true, .. }) => self.readers = None,
+                    Some(change) => return Some(change),
+                    None => drop(readers.remove(at)),
+                },
+            }
+        }
+    }
+
+    async fn everything(&mut self) -> CacheChange {
+        let engines: Vec<Engine> = {
+            let roster = self.roster.borrow_and_update();
+            roster.iter().filter_map(|entry| entry.served.engine().cloned()).collect()
+        };
+        let mut all = CacheChange { reset: true, ..CacheChange::default() };
+        let mut readers = Vec::with_capacity(engines.len());
+        for mut reader in engines.iter().map(Engine::cached_blocks) {
+            // Told at once.
+            if let Some(CacheChange { added, .. }) = reader.next().await {
+                all.added.extend(added);
+                readers.push(reader);
+            }
+        }
+        self.readers = Some(readers);
+        all
+    }
 }
 
 fn pieces(change: CacheChange) -> Vec<PrefixChange> {

@@ -12,16 +12,19 @@ use serde::Deserialize;
 use crate::notice::NoticeSettings;
 
 mod adapters;
+mod hub;
 mod link;
-mod models;
+mod loading;
 mod notices;
 
 pub use self::adapters::AdapterSettings;
 use self::adapters::RawAdapter;
+pub use self::hub::{Place, RawHub};
 pub use self::link::Others;
 use self::link::{Link, RawTls};
-use self::models::is_gguf;
-pub use self::models::{Place, RawModels};
+pub use self::loading::ModelSettings;
+pub(crate) use self::loading::source;
+use self::loading::{RawBeside, RawLoading};
 use self::notices::RawNotices;
 
 /// A worker's configuration as written.
@@ -57,11 +60,17 @@ pub struct RawWorker {
     announce: Option<RawAnnounce>,
     /// Where models are kept that are pulled, and from whom.
     #[serde(default)]
-    models: RawModels,
+    hub: RawHub,
     /// What to serve.
     #[serde(default)]
     model: RawModel,
-    /// What to serve beside it: adapters of it.
+    /// What to serve beside it.
+    #[serde(default)]
+    models: Vec<RawBeside>,
+    /// What may be loaded while it runs.
+    #[serde(default)]
+    loading: RawLoading,
+    /// Adapters of these models.
     #[serde(default)]
     adapters: Vec<RawAdapter>,
     /// How much to hold and compute at a time.
@@ -145,7 +154,11 @@ pub struct WorkerSettings {
     pub model_name: String,
     /// Where the model is.
     pub model: ModelSource,
-    /// Adapters of the model, which are served as models of their own.
+    /// Models beside it.
+    pub beside: Vec<ModelSettings>,
+    /// The only folder below which files are read while it runs; absent means that nothing is loaded then.
+    pub load_folder: Option<PathBuf>,
+    /// Adapters of the models, which are served as models of their own.
     pub adapters: Vec<AdapterSettings>,
     /// How much to hold and compute at a time.
     pub engine: EngineConfig,
@@ -165,8 +178,10 @@ impl RawWorker {
             drain_timeout: default_drain_timeout(),
             notices: Vec::new(),
             announce: None,
-            models: RawModels::default(),
+            hub: RawHub::default(),
             model: RawModel::default(),
+            models: Vec::new(),
+            loading: RawLoading::default(),
             adapters: Vec::new(),
             engine: EngineSettings::default(),
         }
@@ -193,6 +208,14 @@ impl RawWorker {
             problems.add("price_per_hour_usd", message);
             Rent::default()
         });
+        let RawModel { name, path, quantize, tokenizer } = self.model;
+        let (quantized, has_tokenizer) = (quantize.is_some(), tokenizer.is_some());
+        let at = ("model", name.as_str());
+        loading::check_model(at, path.as_deref(), quantized, has_tokenizer, &mut problems);
+        let beside = loading::check(self.models, &name, &mut problems);
+        let more = beside.iter().map(|model| model.name.as_str());
+        let names: Vec<&str> = [name.as_str()].into_iter().chain(more).collect();
+        let adapters = adapters::check(self.adapters, &names, &mut problems);
         let settings = WorkerSettings {
             listen,
             allow_plaintext,
@@ -204,42 +227,14 @@ impl RawWorker {
             notices: notices::check(self.notices, &mut problems),
             drain_timeout: self.drain_timeout,
             announce: self.announce.map(|RawAnnounce { redis, address }| (redis, address)),
-            model_name: self.model.check_name(&mut problems),
-            model: self.model.source(),
-            adapters: adapters::check(self.adapters, &self.model.name, &mut problems),
+            model_name: name,
+            model: source(path, quantize, tokenizer),
+            beside,
+            load_folder: self.loading.folder,
+            adapters,
             engine: self.engine.fill(),
         };
         problems.into_result(settings)
-    }
-}
-
-impl RawModel {
-    fn check_name(&self, problems: &mut Problems) -> String {
-        if self.name.trim().is_empty() {
-            problems.add("model.name", "must not be empty");
-        }
-        if self.path.is_none() && self.tokenizer.is_some() {
-            problems.add("model.tokenizer", "is for a GGUF file; set `model.path` too");
-        }
-        let is_gguf = self.path.as_ref().is_some_and(|path| is_gguf(path));
-        if is_gguf && self.quantize.is_some() {
-            let message = "a GGUF file is quantized as it is; leave this out, or name a folder";
-            problems.add("model.quantize", message);
-        }
-        self.name.clone()
-    }
-
-    fn source(&self) -> ModelSource {
-        let Some(path) = self.path.clone().filter(|path| is_gguf(path)) else {
-            return match (self.path.clone(), self.quantize) {
-                (folder, Some(quantization)) => ModelSource::Quantized { folder, quantization },
-                (Some(folder), None) => ModelSource::Folder(folder),
-                (None, None) => ModelSource::Demo,
-            };
-        };
-        let beside = path.parent().map(PathBuf::from).unwrap_or_default();
-        let tokenizer = self.tokenizer.clone().unwrap_or(beside);
-        ModelSource::Gguf { weights: path, tokenizer }
     }
 }
 

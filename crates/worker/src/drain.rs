@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{FinishReason, Stage};
-use proto::{Event, Start};
+use domain::{FinishReason, ModelDigest, Stage};
+use proto::{EmbedOrder, Event, Start};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -53,6 +53,7 @@ struct Books {
 
 /// How far a sequence is.
 struct Progress {
+    model: ModelDigest,
     prompt: u32,
     /// Output tokens, those of workers before this one included.
     produced: u32,
@@ -117,6 +118,7 @@ impl Drain {
     pub(crate) fn seat(self: &Arc<Self>, start: &Start) -> Seat {
         let length = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         self.take(Progress {
+            model: start.model.clone(),
             prompt: length(start.prompt.len()),
             produced: length(start.generated.len()),
             begun: false,
@@ -130,9 +132,10 @@ impl Drain {
 
     /// A place for texts that are read whole. Like what has begun they stay for as long as they can: they end by
     /// themselves, and soon.
-    pub(crate) fn seat_of_texts(self: &Arc<Self>, texts: &[Arc<[u32]>]) -> Seat {
-        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+    pub(crate) fn seat_of_texts(self: &Arc<Self>, order: &EmbedOrder) -> Seat {
+        let tokens: usize = order.texts.iter().map(|text| text.len()).sum();
         self.take(Progress {
+            model: order.model.clone(),
             prompt: u32::try_from(tokens).unwrap_or(u32::MAX),
             produced: 0,
             begun: true,
@@ -154,6 +157,20 @@ impl Drain {
         drop(books);
         self.moved.notify_one();
         Seat { drain: Arc::clone(self), key, go, going: false, wished: None }
+    }
+
+    /// How many sequences and orders of these models are on it.
+    pub(crate) fn count(&self, models: &[ModelDigest]) -> u32 {
+        let books = self.books();
+        let count = books.seats.values().filter(|seat| models.contains(&seat.model)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Tells everybody on these models to go now.
+    pub(crate) fn send_off(&self, models: &[ModelDigest]) {
+        for seat in self.books().seats.values().filter(|seat| models.contains(&seat.model)) {
+            seat.go.send_replace(true);
+        }
     }
 
     /// Resolves when nobody is on it, and nobody is likely to want blocks of those handed over.

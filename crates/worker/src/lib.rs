@@ -1,7 +1,7 @@
 //! An engine behind the worker contract.
 //!
-//! [`LocalWorker`] is the contract implemented in process for a model that makes text, [`EmbeddingWorker`] for one that
-//! makes vectors; [`start`] knows which one a model needs. [`serve`] puts it on the network until
+//! [`LocalWorker`] is the contract implemented in process, for models that make text and for those that make vectors;
+//! [`start`] makes one of a configuration. [`serve`] puts it on the network until
 //! it is told to stop, and then lets accepted work end before the process does.
 //!
 //! Invariant: knows nothing of HTTP, tenants or money beyond the price of its own hour.
@@ -9,22 +9,24 @@
 mod cache;
 mod config;
 mod drain;
-mod embedding;
-mod hosted;
+mod loading;
 mod local;
+mod memory;
 mod notice;
 mod plan;
 mod post;
 mod serve;
+mod served;
 mod start;
+mod stock;
+mod watching;
 
 pub use cache::Connect;
 pub use config::{
-    AdapterSettings, EngineSettings, Others, Place, RawModels, RawWorker, WorkerSettings,
+    AdapterSettings, EngineSettings, ModelSettings, Others, Place, RawHub, RawWorker,
+    WorkerSettings,
 };
-pub use embedding::EmbeddingWorker;
 pub use engine::{ModelSource, Progress};
-pub use hosted::{Hosted, over_pipes};
 pub use local::{LocalWorker, StartError};
 pub use notice::{AddressError, NoticeSettings};
 pub use serve::{RunError, Serving, serve};

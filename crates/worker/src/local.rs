@@ -1,30 +1,41 @@
-//! The worker contract on top of an engine in this process.
+//! The worker contract on top of the engines in this process.
+//!
+//! To a gateway they are one worker: one life, one price, one way out, one state. A call goes to the engine of its model. An
+//! order to embed is answered whole or not at all: one that is still here when the machine is about to go, or its model, is
+//! refused as [`WorkerError::Draining`], so that whoever sent it sends it elsewhere; its time is written off.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{FinishReason, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent};
-use engine::{Engine, EngineConfig, EngineError, LoadError, Model, ModelSource, Progress};
+use domain::{FinishReason, LoadOrder, ModelDigest, ModelFiles, ModelInfo, ModelName, Rent};
+use engine::{EngineConfig, EngineError, LoadError, ModelSource, Progress, Vectors};
 use engine::{Event as EngineEvent, Failure, Refusal, Request, Sequence};
 use futures_util::{Stream, StreamExt, stream};
 use proto::{
-    BlockStream, BlocksWanted, Event, FetchOrder, Fetched, Generation, PrefixStream, Start,
-    StateStream, Wishes, Worker, WorkerError,
+    BlockStream, BlocksWanted, EmbedOrder, Embedded, Event, FetchOrder, Fetched, Generation,
+    GrpcWorker, LoadStream, PrefixStream, Start, StateStream, Wishes, Worker, WorkerError,
+    WorkerServer,
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::cache::{self, Connect, Neighbours};
 use crate::drain::Seat;
+use crate::loading::Loads;
+use crate::memory::{Needs, available};
 use crate::post::Post;
+use crate::served::{Served, Weights};
+use crate::stock::Stock;
 
-/// One model and its adapters on one engine.
+/// Models on engines of this process, as one worker.
 pub struct LocalWorker {
-    engine: Engine,
+    stock: Arc<Stock>,
+    /// The first one.
     info: ModelInfo,
-    files: ModelFiles,
     post: Post,
     neighbours: Neighbours,
+    loads: Arc<Loads>,
 }
 
 /// A worker cannot start.
@@ -48,8 +59,8 @@ pub enum StartError {
 }
 
 impl LocalWorker {
-    /// Loads a model, telling how far it is, and starts an engine for it. Takes as long as loading
-    /// does, so call it off the network threads.
+    /// Loads a model that makes text or vectors, telling how far it is, and starts an engine for it. Takes as long as
+    /// loading does, so call it off the network threads.
     pub fn start(
         name: &str,
         source: &ModelSource,
@@ -57,11 +68,10 @@ impl LocalWorker {
         rent: Rent,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StartError> {
-        let model = Model::load(ModelName::new(name), source, progress)?;
-        let (info, files) = (model.info().clone(), model.files().clone());
-        let engine = Engine::start(model, config)?;
-        let (post, neighbours) = (Post::new(rent), Neighbours::default());
-        Ok(Self { engine, info, files, post, neighbours })
+        let (stock, post, neighbours) = (Arc::default(), Post::new(rent), Neighbours::default());
+        let info = started(&stock, (name, source), &config, progress)?;
+        let loads = Arc::new(Loads::new(None, config));
+        Ok(Self { stock, info, post, neighbours, loads })
     }
 
     /// The same worker on a machine in `zone`, which has `drain_timeout` for what it runs when it is told to
@@ -72,9 +82,21 @@ impl LocalWorker {
         self
     }
 
-    /// The model it serves.
+    /// The same worker, which may load models from below `folder` while it runs.
+    #[must_use]
+    pub fn loading_from(mut self, folder: PathBuf) -> Self {
+        self.loads = Arc::new(Loads::new(Some(folder), self.loads.config.clone()));
+        self
+    }
+
+    /// The model it started with.
     pub const fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// How many models have an engine here, those included that nobody new may begin on.
+    pub fn engines(&self) -> usize {
+        self.stock.all().len()
     }
 
     /// From now on it fetches KV blocks from other workers, which it reaches through `connect`; only the first
@@ -83,23 +105,32 @@ impl LocalWorker {
         self.neighbours.reach(connect);
     }
 
-    /// Loads an adapter of the model from a folder in the layout of PEFT, and serves it as a model called `name`
-    /// from now on. Takes as long as reading it does, so call it off the network threads.
-    pub fn load_adapter(&self, name: &str, folder: &Path) -> Result<ModelInfo, StartError> {
-        let load = self.engine.load_adapter(ModelName::new(name), folder);
+    /// Loads one model more, wherever it is, before the worker is served. Takes as long as loading does.
+    pub fn add(
+        &self,
+        name: &str,
+        source: &ModelSource,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ModelInfo, StartError> {
+        started(&self.stock, (name, source), &self.loads.config, progress)
+    }
+
+    /// Loads an adapter of the model called `of` from a folder in the layout of PEFT, and serves it as a model called
+    /// `name` from now on. Takes as long as reading it does, so call it off the network threads.
+    pub fn load_adapter(
+        &self,
+        of: &str,
+        name: &str,
+        folder: &Path,
+    ) -> Result<ModelInfo, StartError> {
+        let served = self.stock.called(&ModelName::new(of)).map(|(served, _)| served);
+        let unsupported = || LoadError::Unsupported {
+            what: format!("adapter `{name}` of `{of}`"),
+            remedy: "leave it out, or name a model that makes text".to_owned(),
+        };
+        let engine = served.as_deref().and_then(Served::engine).ok_or_else(unsupported);
+        let load = engine.and_then(|engine| engine.load_adapter(ModelName::new(name), folder));
         load.map_err(|error| StartError::Adapter { name: name.to_owned(), source: error })
-    }
-
-    /// Serves the adapter of this name to nobody new from now on; whether there was one.
-    pub fn unload_adapter(&self, name: &str) -> bool {
-        self.engine.unload_adapter(&ModelName::new(name))
-    }
-
-    fn check_model(&self, model: &ModelDigest) -> Result<(), WorkerError> {
-        if self.engine.models().borrow().iter().any(|info| info.digest == *model) {
-            return Ok(());
-        }
-        Err(WorkerError::ModelNotFound(model.clone()))
     }
 
     /// Resolves when no sequence is on it, and nobody is likely to fetch blocks of those it handed over.
@@ -119,51 +150,95 @@ impl LocalWorker {
 
     /// Ends at once: every sequence fails, with its last word on what it used.
     pub fn shut_down(&self) {
-        self.engine.shutdown();
+        self.stock.shut_down();
     }
 
     /// The same worker behind gRPC over pipes in memory, so that a single process takes the same
     /// path as many. Must be called inside a tokio runtime; the server ends when the returned worker
     /// is dropped.
     pub fn over_pipes(self: Arc<Self>) -> Arc<dyn Worker> {
-        crate::hosted::over_pipes(self)
+        let (accept, pipes) = tokio::sync::mpsc::channel(PIPES_WAITING);
+        tokio::spawn(WorkerServer::new(self, None).serve_in_memory(pipes));
+        Arc::new(GrpcWorker::in_memory(accept))
     }
+}
 
-    async fn start_sequence(&self, start: Start) -> Result<Sequence, WorkerError> {
-        self.check_model(&start.model)?;
-        let request = Request {
-            prompt: start.prompt,
-            generated: start.generated,
-            max_output: start.max_output,
-            allowance: start.allowance,
-            sampling: start.sampling,
-            output: start.output,
-            share: start.share,
-            salt: start.salt,
-            adapter: (start.model != self.info.digest).then_some(start.model),
-        };
-        self.engine.start_sequence(request).await.map_err(refused)
-    }
+/// Loads a model and starts an engine for it.
+fn started(
+    stock: &Stock,
+    (name, source): (&str, &ModelSource),
+    config: &EngineConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ModelInfo, StartError> {
+    Needs::of(source, config).say(name, available(stock.promised()));
+    let weights = Weights::load(&ModelName::new(name), source, progress)?;
+    stock.check_new(weights.info()).map_err(|error| LoadError::Unsupported {
+        what: format!("`{name}`"),
+        remedy: error.to_string(),
+    })?;
+    let served = weights.start(config.clone(), &stock.shifts)?;
+    let info = served.info().clone();
+    stock.offer(served);
+    Ok(info)
+}
+
+async fn start_sequence(served: &Served, start: Start) -> Result<Sequence, WorkerError> {
+    let Some(engine) = served.engine() else {
+        // It makes no text.
+        return Err(WorkerError::ModelNotFound(start.model));
+    };
+    let request = Request {
+        prompt: start.prompt,
+        generated: start.generated,
+        max_output: start.max_output,
+        allowance: start.allowance,
+        sampling: start.sampling,
+        output: start.output,
+        share: start.share,
+        salt: start.salt,
+        adapter: (start.model != served.info().digest).then_some(start.model),
+    };
+    engine.start_sequence(request).await.map_err(refused)
 }
 
 #[async_trait]
 impl Worker for LocalWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
+        let (served, call) = self.stock.find(&start.model)?;
         let allowance = start.allowance;
         let request = start.request;
         let seat = self.post.drain.seat(&start);
-        let sequence = self.start_sequence(start).await?;
+        let sequence = start_sequence(&served, start).await?;
         tracing::debug!(request = %request, "sequence accepted");
-        Ok(Generation::new(allowance, |wishes| events(sequence, wishes, seat)))
+        Ok(Generation::new(allowance, |wishes| events(sequence, wishes, seat, call)))
+    }
+
+    async fn embed(&self, order: EmbedOrder) -> Result<Embedded, WorkerError> {
+        let (served, _call) = self.stock.find(&order.model)?;
+        let Some(embedder) = served.embedder() else {
+            return Err(WorkerError::ModelNotFound(order.model));
+        };
+        let mut seat = self.post.drain.seat_of_texts(&order);
+        let EmbedOrder { request, texts, share, .. } = order;
+        let embedding = embedder.submit(texts, share).map_err(refused)?;
+        tracing::debug!(request = %request, "texts accepted");
+        tokio::select! {
+            biased;
+            answer = embedding.wait() => {
+                let Vectors { vectors, usage } = answer.map_err(|failure| broken(&failure))?;
+                Ok(Embedded { vectors, usage })
+            }
+            () = seat.told_to_go() => Err(WorkerError::Draining),
+        }
     }
 
     async fn watch(&self) -> Result<StateStream, WorkerError> {
-        Ok(self.post.states(self.engine.watch(), self.engine.models()).boxed())
+        Ok(self.post.states(&self.stock).boxed())
     }
 
     async fn drain(&self, leaves_in: Option<Duration>) -> Result<(), WorkerError> {
-        self.engine.drain();
         self.post.leave(leaves_in);
+        self.stock.drain();
         Ok(())
     }
 
@@ -173,29 +248,44 @@ impl Worker for LocalWorker {
     }
 
     async fn model_files(&self, model: &ModelDigest) -> Result<ModelFiles, WorkerError> {
-        self.check_model(model)?;
-        Ok(self.files.clone())
+        Ok(self.stock.find(model)?.0.files().clone())
     }
 
     async fn prefixes(&self) -> Result<PrefixStream, WorkerError> {
-        Ok(cache::prefixes(self.engine.cached_blocks()))
+        Ok(cache::prefixes(self.stock.watch()))
     }
 
     async fn blocks(&self, wanted: BlocksWanted) -> Result<BlockStream, WorkerError> {
-        self.check_model(&wanted.model)?;
-        Ok(cache::blocks(self.engine.clone(), wanted.names))
+        let served = self.stock.find_kept(&wanted.model)?;
+        let engine = served.engine().cloned();
+        Ok(engine.map_or_else(|| stream::empty().boxed(), |one| cache::blocks(one, wanted.names)))
     }
 
     async fn fetch(&self, order: FetchOrder) -> Result<Fetched, WorkerError> {
-        self.check_model(&order.model)?;
-        self.neighbours.fetch(&self.engine, order).await
+        let (served, _call) = self.stock.find(&order.model)?;
+        let Some(engine) = served.engine() else { return Ok(Fetched::default()) };
+        self.neighbours.fetch(engine, order).await
+    }
+
+    async fn load(&self, order: LoadOrder) -> Result<LoadStream, WorkerError> {
+        self.loads.begin(&self.stock, &self.post.drain, order)
+    }
+
+    async fn unload(&self, name: &ModelName, within: Option<Duration>) -> Result<u32, WorkerError> {
+        self.stock.withdraw(name, within, &self.post.drain)
     }
 }
 
-/// What a sequence tells, while wishes are passed to it. Dropping the stream cancels the sequence.
-fn events(sequence: Sequence, wishes: Wishes, seat: Seat) -> impl Stream<Item = Event> + Send {
-    let state = (sequence, Some(wishes), seat);
-    stream::unfold(state, |(mut sequence, mut wishes, mut seat)| async move {
+/// What a sequence tells, while wishes are passed to it. Dropping the stream cancels the sequence, and then the call on its
+/// engine is over.
+fn events(
+    sequence: Sequence,
+    wishes: Wishes,
+    seat: Seat,
+    call: TaskTrackerToken,
+) -> impl Stream<Item = Event> + Send {
+    let state = (sequence, Some(wishes), seat, call);
+    stream::unfold(state, |(mut sequence, mut wishes, mut seat, call)| async move {
         let event = loop {
             tokio::select! {
                 biased;
@@ -217,7 +307,7 @@ fn events(sequence: Sequence, wishes: Wishes, seat: Seat) -> impl Stream<Item = 
                 event = sequence.next() => break event,
             }
         };
-        Some((seat.saw(told(event?)), (sequence, wishes, seat)))
+        Some((seat.saw(told(event?)), (sequence, wishes, seat, call)))
     })
 }
 
@@ -237,7 +327,7 @@ fn told(event: EngineEvent) -> Event {
     }
 }
 
-pub(crate) fn broken(failure: &Failure) -> WorkerError {
+fn broken(failure: &Failure) -> WorkerError {
     let reason = failure.to_string();
     match failure {
         // An engine that stops is like a machine that goes away: another one can go on.
@@ -249,7 +339,7 @@ pub(crate) fn broken(failure: &Failure) -> WorkerError {
     }
 }
 
-pub(crate) fn refused(refusal: Refusal) -> WorkerError {
+fn refused(refusal: Refusal) -> WorkerError {
     match refusal {
         Refusal::Full { retry_in } => WorkerError::Full { retry_in },
         refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
@@ -260,3 +350,5 @@ pub(crate) fn refused(refusal: Refusal) -> WorkerError {
         Refusal::Draining => WorkerError::Draining,
     }
 }
+
+const PIPES_WAITING: usize = 4;

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::{IncarnationId, ModelInfo, Rent, Stage};
-use engine::EngineState;
-use futures_util::{Stream, StreamExt, stream};
+use domain::{IncarnationId, Rent, Stage};
+use futures_util::Stream;
 use proto::WorkerState;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::drain::{Drain, Leaving};
+use crate::drain::Drain;
+use crate::stock::Stock;
+use crate::watching::Watching;
 
 /// A worker's place in its fleet.
 pub(crate) struct Post {
@@ -41,19 +41,16 @@ impl Post {
         Self { zone, drain_timeout, ..self }
     }
 
-    /// What it tells of itself, with the states and models of what computes there: now, and whenever that changes.
-    pub(crate) fn states(
-        &self,
-        states: watch::Receiver<EngineState>,
-        models: watch::Receiver<Arc<[ModelInfo]>>,
-    ) -> impl Stream<Item = WorkerState> + Send + use<> {
+    /// What it tells of itself and of the engines of `stock`: now, and whenever that changes.
+    pub(crate) fn states(&self, stock: &Stock) -> impl Stream<Item = WorkerState> + Send + use<> {
         let watching = Watching {
-            states,
+            roster: stock.watch(),
+            shifts: stock.shifts.clone(),
             rents: self.rent.subscribe(),
             leaving: self.drain.watch(),
             zone: self.zone.clone(),
-            models,
             incarnation: self.incarnation,
+            engines: Vec::new(),
         };
         watching.states()
     }
@@ -81,70 +78,6 @@ impl Post {
     pub(crate) async fn draining(&self) {
         // The sender is this worker's, so waiting cannot fail.
         let _ = self.drain.watch().wait_for(|leaving| leaving.stage > Stage::Serving).await;
-    }
-}
-
-/// What a watcher is told of.
-struct Watching {
-    states: watch::Receiver<EngineState>,
-    rents: watch::Receiver<Rent>,
-    leaving: watch::Receiver<Leaving>,
-    zone: String,
-    models: watch::Receiver<Arc<[ModelInfo]>>,
-    incarnation: IncarnationId,
-}
-
-impl Watching {
-    /// The state now, and again whenever it changes.
-    fn states(mut self) -> impl Stream<Item = WorkerState> + Send {
-        let first = stream::iter([self.described()]);
-        let changes = stream::unfold(self, |mut watching| async move {
-            watching.changed().await?;
-            Some((watching.described(), watching))
-        });
-        first.chain(changes)
-    }
-
-    /// Waits for a change; `None` once the engine is gone.
-    async fn changed(&mut self) -> Option<()> {
-        let changed = tokio::select! {
-            changed = self.states.changed() => changed,
-            changed = self.rents.changed() => changed,
-            changed = self.leaving.changed() => changed,
-            changed = self.models.changed() => changed,
-        };
-        changed.ok()
-    }
-
-    fn described(&mut self) -> WorkerState {
-        let (state, rent) = (*self.states.borrow_and_update(), *self.rents.borrow_and_update());
-        let leaving = *self.leaving.borrow_and_update();
-        let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        WorkerState {
-            incarnation: self.incarnation,
-            models: self.models.borrow_and_update().to_vec(),
-            free_blocks: state.free_blocks,
-            total_blocks: state.total_blocks,
-            running: state.running,
-            waiting: state.waiting,
-            stage: leaving.stage,
-            leaves_in: leaving.leaves_at.map(left),
-            at_risk: leaving.at_risk,
-            zone: self.zone.clone(),
-            block_tokens: state.block_tokens,
-            block_bytes: state.block_bytes,
-            running_tokens: state.running_tokens,
-            waiting_tokens: state.waiting_tokens,
-            first_token_in: state.first_token_in(),
-            prompt_token_time: state.prompt_token_time,
-            step_time: state.step_time,
-            price_per_hour: rent.per_hour(),
-            capacity: rent.capacity(),
-            accounts: state.accounts,
-            attribution_error_ppm: state.attribution_error_ppm,
-            drafted_tokens: state.drafted_tokens,
-            accepted_tokens: state.accepted_tokens,
-        }
     }
 }
 

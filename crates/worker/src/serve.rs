@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use domain::Secret;
 use proto::{
-    ClientCredentials, CredentialsError, GrpcWorker, ServeError, ServerCredentials, WorkerError,
-    WorkerServer,
+    ClientCredentials, CredentialsError, GrpcWorker, ServeError, ServerCredentials, Worker as _,
+    WorkerError, WorkerServer,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{Others, WorkerSettings};
-use crate::hosted::Hosted;
+use crate::local::LocalWorker;
 use crate::notice::{AddressError, Heard, MAX_HEARD, Notice, NoticeSettings, Stop, listen};
 
 /// A worker cannot be served.
@@ -95,7 +95,7 @@ impl Serving {
 /// Serves `worker` on `listener` until `stop` resolves; then takes nothing new, and ends once everything that
 /// ran is finished or handed over, within `drain_timeout`.
 pub async fn serve(
-    worker: Arc<dyn Hosted>,
+    worker: Arc<LocalWorker>,
     listener: TcpListener,
     serving: Serving,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -120,7 +120,7 @@ pub async fn serve(
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
-        () = obey(&*worker, hearing) => {}
+        () = obey(&worker, hearing) => {}
     }
     let _ = told.send(());
     // Calls that only watch never end by themselves; their peers learn it from the connection.
@@ -130,7 +130,7 @@ pub async fn serve(
 
 /// Acts on notices until the process may end: it was ordered to, the worker is empty, and everybody knows who
 /// wanted to know that.
-async fn obey(worker: &dyn Hosted, mut hearing: mpsc::Receiver<Heard>) {
+async fn obey(worker: &LocalWorker, mut hearing: mpsc::Receiver<Heard>) {
     let mut end_by = None;
     let mut owed = BTreeSet::new();
     loop {
@@ -174,7 +174,7 @@ async fn obey(worker: &dyn Hosted, mut hearing: mpsc::Receiver<Heard>) {
 
 /// Lets the worker fetch blocks from others, which ask for the same token.
 fn reach_others(
-    worker: &dyn Hosted,
+    worker: &LocalWorker,
     token: Option<Secret<String>>,
     credentials: Option<Arc<ClientCredentials>>,
 ) {
@@ -185,7 +185,7 @@ fn reach_others(
     }));
 }
 
-async fn drain(worker: &dyn Hosted, leaves_in: Option<Duration>) {
+async fn drain(worker: &LocalWorker, leaves_in: Option<Duration>) {
     // Draining by itself cannot fail: the engine is in this process.
     let _ = worker.drain(leaves_in).await;
 }

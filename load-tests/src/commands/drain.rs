@@ -178,7 +178,7 @@ impl Site {
         }
         let named = started.iter().enumerate();
         let named = named.map(|(at, worker): (usize, &Arc<LocalWorker>)| {
-            (at.to_string(), worker::over_pipes(Arc::clone(worker) as Arc<dyn Worker>))
+            (at.to_string(), Arc::clone(worker).over_pipes())
         });
         let named: Vec<(String, Arc<dyn Worker>)> = named.collect();
         for worker in &started {

@@ -134,7 +134,7 @@ impl Load {
                         say(&row(&sample, &self.tally));
                     }
                 }
-                _ = turns.tick() => self.site.guest.turn()?,
+                _ = turns.tick() => self.site.guest.turn().await?,
                 Some(followed) = self.running.join_next() => self.note(followed?),
                 Some(state) = self.site.states.next() => self.see(state),
                 () = tokio::time::sleep_until(next), if self.running.len() < MAX_AT_A_TIME => {
@@ -318,7 +318,7 @@ mod tests {
         for order in 0..300 {
             load.order();
             if order % 30 == 29 {
-                load.site.guest.turn().unwrap();
+                load.site.guest.turn().await.unwrap();
             }
             while load.running.len() >= MAX_SEQUENCES as usize {
                 let followed = load.running.join_next().await.unwrap().unwrap();

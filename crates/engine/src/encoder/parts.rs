@@ -124,7 +124,7 @@ impl<'a> Text<'a> {
         let table: Vec<u32> = (0..blocks as u32).collect();
         let mut whole = Step::default();
         let blocks_of = Blocks { table: &table, block_tokens: BLOCK_TOKENS as u32 };
-        whole.push(tokens, 0, blocks_of, false);
+        whole.push(tokens, 0, blocks_of, 0);
         // Everybody attends everybody: to the end of the text.
         whole.positions.fill(tokens.len() as u32 - 1);
         Ok(Self {

@@ -66,6 +66,10 @@ impl StepLoop {
             if turns.is_empty() {
                 return Some(());
             }
+            let began = Instant::now();
+            self.give_way();
+            // Others' turns are none of the time there is.
+            measured.deadline += began.elapsed();
             self.measure(&turns, measured)?;
         }
     }

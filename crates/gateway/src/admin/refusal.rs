@@ -158,6 +158,41 @@ impl Refusal {
         Self::invalid_field("worker", message)
     }
 
+    /// What is to be loaded has a name that is taken.
+    pub(super) fn model_name_taken(detail: impl Into<String>) -> Self {
+        Self::of(NAME_TAKEN, detail, "choose another name, or unload what has it")
+    }
+
+    /// The worker serves nothing of this name.
+    pub(super) fn no_such_model(detail: impl Into<String>) -> Self {
+        Self::of(NO_SUCH_MODEL, detail, "look at what the worker serves, or load it before")
+    }
+
+    /// The worker cannot use the files of a model.
+    pub(super) fn model_unreadable(detail: impl Into<String>) -> Self {
+        Self::of(UNREADABLE, detail, "look at the files on the worker's machine, and load it again")
+    }
+
+    /// The worker may not load from there.
+    pub(super) fn model_outside(detail: impl Into<String>) -> Self {
+        Self::of(
+            OUTSIDE,
+            detail,
+            "put the model below `loading.folder` of the worker's configuration",
+        )
+    }
+
+    /// A model does not fit.
+    pub(super) fn no_memory(detail: impl Into<String>) -> Self {
+        Self::of(NO_MEMORY, detail, "unload another model, or load this one in fewer bits")
+    }
+
+    /// The worker takes nothing new.
+    pub(super) fn worker_drains(name: &str) -> Self {
+        let detail = format!("worker `{name}` is draining");
+        Self::of(DRAINING, detail, "ask another worker, or this one when it has started again")
+    }
+
     /// The configuration cannot be read again.
     pub(super) fn not_reloaded(detail: impl Into<String>, remedy: &'static str) -> Self {
         Self::of(NOT_RELOADED, detail, remedy)
@@ -281,6 +316,15 @@ const NO_METHOD: Kind =
 const BUSY: Kind = kind(StatusCode::SERVICE_UNAVAILABLE, "busy", "It is being done already");
 const NOT_RELOADED: Kind =
     kind(StatusCode::CONFLICT, "not_reloaded", "The configuration cannot be read again");
+const NAME_TAKEN: Kind = kind(StatusCode::CONFLICT, "model_name_taken", "The name is taken");
+const NO_SUCH_MODEL: Kind =
+    kind(StatusCode::NOT_FOUND, "no_such_model", "The worker serves no such model");
+const UNREADABLE: Kind =
+    kind(StatusCode::UNPROCESSABLE_ENTITY, "model_unreadable", "The model cannot be loaded");
+const OUTSIDE: Kind =
+    kind(StatusCode::FORBIDDEN, "model_outside", "The worker may not load from there");
+const NO_MEMORY: Kind = kind(StatusCode::CONFLICT, "no_memory", "The worker has no memory for it");
+const DRAINING: Kind = kind(StatusCode::CONFLICT, "worker_draining", "The worker is leaving");
 const LOST_WORKER: Kind =
     kind(StatusCode::SERVICE_UNAVAILABLE, "worker_lost", "The worker does not answer");
 const UNAVAILABLE: Kind =

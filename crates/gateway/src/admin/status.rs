@@ -35,7 +35,7 @@ pub(super) struct Status {
 #[serde(untagged)]
 pub(super) enum Worker {
     /// It answers.
-    Known(KnownWorker),
+    Known(Box<KnownWorker>),
     /// It does not.
     Lost(LostWorker),
 }
@@ -70,6 +70,8 @@ pub(super) struct KnownWorker {
     at_risk: bool,
     /// Where its machine is; empty if it does not say.
     zone: String,
+    /// What clients may ask it for.
+    models: Vec<String>,
     /// Sequences that run.
     running: u32,
     /// Sequences that wait.
@@ -122,7 +124,7 @@ async fn read(
     api.registry.authorize(actor, Action::Read, Resource::Status).await?;
     let workers = api.gateway.router().workers();
     let workers = workers.iter().map(|(name, state)| match state {
-        Some(state) => Worker::Known(KnownWorker::of(name, state)),
+        Some(state) => Worker::Known(Box::new(KnownWorker::of(name, state))),
         None => Worker::Lost(LostWorker { name: name.clone(), reachable: false }),
     });
     Ok(Json(Status {
@@ -144,6 +146,7 @@ impl KnownWorker {
             leaves_in_seconds: state.leaves_in.map(|left| left.as_secs()),
             at_risk: state.at_risk,
             zone: state.zone.clone(),
+            models: state.models.iter().map(|info| info.name.to_string()).collect(),
             running: state.running,
             waiting: state.waiting,
             free_blocks: state.free_blocks,
@@ -187,7 +190,8 @@ mod tests {
             ..WorkerState::default()
         };
 
-        let shown = serde_json::to_value(Worker::Known(KnownWorker::of("w", &state))).unwrap();
+        let shown =
+            serde_json::to_value(Worker::Known(Box::new(KnownWorker::of("w", &state)))).unwrap();
 
         assert_eq!((&shown["name"], &shown["reachable"]), (&json!("w"), &json!(true)));
         assert_eq!((&shown["running"], &shown["waiting"]), (&json!(2), &json!(1)));

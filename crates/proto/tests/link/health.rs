@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use domain::Secret;
-use proto::WorkerServer;
+use proto::{ScriptedWorker, WorkerServer};
 use tokio::net::TcpListener;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-
-use crate::scripted;
 
 #[tokio::test]
 async fn a_worker_says_that_it_serves_to_whoever_asks_without_a_token() {
@@ -18,7 +16,8 @@ async fn a_worker_says_that_it_serves_to_whoever_asks_without_a_token() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let token = Some(Secret::new("nobody knows it".to_owned()));
     tokio::spawn(
-        WorkerServer::new(Arc::new(scripted()), token).serve(listener, std::future::pending()),
+        WorkerServer::new(Arc::new(ScriptedWorker::of_some_model(6)), token)
+            .serve(listener, std::future::pending()),
     );
     let channel = Endpoint::new(address).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel);

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Capacity, NanoUsd, Priority};
+use domain::{Capacity, ModelDigest, NanoUsd, Priority};
 use tokio::time::Instant;
 
 use crate::member::Member;
@@ -60,6 +60,7 @@ impl std::fmt::Debug for Policy {
 /// What is to be run, as far as policies care.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) model: ModelDigest,
     /// Tokens whose keys and values the worker needs: prompt and what was generated.
     pub(crate) tokens: u64,
     pub(crate) priority: Priority,
@@ -133,7 +134,7 @@ impl<'a> Field<'a> {
         if self.except.contains(&member.slot()) || !member.is_listed() {
             return None;
         }
-        let share = member.readiness(asked.now, asked.slow_start)?;
+        let share = member.readiness(&asked.model, asked.now, asked.slow_start)?;
         let own = member.in_flight();
         let uncached = self.uncached(at);
         let unseen = member.unseen_tokens();
@@ -141,18 +142,19 @@ impl<'a> Field<'a> {
             if !state.takes_work() {
                 return None;
             }
-            let per_token = |tokens| times(state.prompt_token_time, tokens);
+            let of_model = state.load_of(&asked.model);
+            let per_token = |tokens| times(of_model.prompt_token_time, tokens);
             let prompt_time = per_token(uncached);
             // Our own count is exact and immediate, the pushed one includes other gateways: the
             // larger one is nearer to the truth.
-            let load = state.running.saturating_add(state.waiting).max(own);
+            let load = of_model.running.saturating_add(of_model.waiting).max(own);
             Some(Candidate {
                 at,
                 key: member.key(),
-                first_token_in: bounded(state.first_token_in) + per_token(unseen) + prompt_time,
+                first_token_in: bounded(of_model.first_token_in) + per_token(unseen) + prompt_time,
                 prompt_time,
                 saved: per_token(asked.tokens - uncached),
-                step_time: bounded(state.step_time),
+                step_time: bounded(of_model.step_time),
                 load: f64::from(load) / share,
                 price: state.price_per_hour,
                 capacity: state.capacity,

@@ -1,6 +1,6 @@
 //! Each policy against a table of workers.
 
-use domain::{ModelDigest, ModelFiles, ModelInfo};
+use domain::{ModelFiles, ModelInfo};
 use proto::{ScriptedWorker, WorkerState};
 
 use super::*;
@@ -42,6 +42,7 @@ fn priced(state: WorkerState, nanos: i64, capacity: Capacity) -> WorkerState {
 
 fn asked() -> Asked {
     Asked {
+        model: ModelDigest::new("model"),
         tokens: 160,
         priority: Priority::Standard,
         session: 1,

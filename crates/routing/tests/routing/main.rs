@@ -5,6 +5,7 @@ mod embedding;
 mod hedging;
 mod liars;
 mod members;
+mod models;
 mod queueing;
 
 use std::sync::Arc;
@@ -69,10 +70,14 @@ fn files() -> ModelFiles {
 }
 
 fn job(max_output: u32) -> Job {
+    job_of(&info(), max_output)
+}
+
+fn job_of(model: &ModelInfo, max_output: u32) -> Job {
     Job::new(JobParts {
         request: RequestId::generate(),
-        model: info().name,
-        digest: info().digest,
+        model: model.name.clone(),
+        digest: model.digest.clone(),
         context_length: 4096,
         prompt: vec![1, 2, 3].into(),
         max_output: Some(max_output),

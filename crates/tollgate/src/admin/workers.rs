@@ -10,6 +10,7 @@ use gateway::Workers;
 use serde_json::{Value, json};
 
 use super::desk::Desk;
+use super::loading;
 use crate::print::{say, say_json, table};
 
 #[derive(Subcommand)]
@@ -35,6 +36,10 @@ pub(super) enum Command {
         #[arg(long, value_enum, default_value_t = Terms::OnDemand)]
         capacity: Terms,
     },
+    /// Serve one model more, or an adapter of one, until it starts again
+    Load(loading::Load),
+    /// Serve a model to nobody new, and give its memory back when what runs on it has ended
+    Unload(loading::Unload),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -67,12 +72,14 @@ impl Command {
                 let done = json!({ "price_per_hour_usd": price, "capacity": capacity.name() });
                 conclude(desk, &worker, done).await
             }
+            Self::Load(load) => load.run(desk, workers).await,
+            Self::Unload(unload) => unload.run(desk, workers).await,
         }
     }
 }
 
 /// Tells the audit log and the terminal what was done.
-async fn conclude(desk: &Desk, worker: &str, done: Value) -> anyhow::Result<()> {
+pub(super) async fn conclude(desk: &Desk, worker: &str, done: Value) -> anyhow::Result<()> {
     if !desk.is_dry_run() {
         let deed = (Action::Govern, Resource::Worker);
         desk.registry().tell(Actor::Local, deed, worker, done.clone()).await?;
@@ -100,6 +107,7 @@ async fn list(desk: &Desk, workers: &Workers) -> anyhow::Result<()> {
                 "zone": state.zone,
                 "running": state.running,
                 "waiting": state.waiting,
+                "models": state.models.iter().map(|info| &info.name).collect::<Vec<_>>(),
                 "price_per_hour_usd": state.price_per_hour.dollars(),
                 "capacity": state.capacity.name(),
             }),
@@ -140,7 +148,7 @@ fn amount(text: &str) -> Result<NanoUsd, String> {
     NanoUsd::parse_dollars(text).ok_or_else(|| "must be an amount such as 2.50".to_owned())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime_serde::re::humantime::parse_duration(text)
         .map_err(|error| format!("must be a time such as 90s: {error}"))
 }

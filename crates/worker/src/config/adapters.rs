@@ -13,6 +13,8 @@ pub(super) struct RawAdapter {
     name: String,
     /// A folder in the layout of PEFT.
     path: PathBuf,
+    /// The name of the model it is for; that of `[model]` if absent.
+    of: Option<String>,
 }
 
 impl RawAdapter {
@@ -29,24 +31,32 @@ pub struct AdapterSettings {
     pub name: String,
     /// A folder in the layout of PEFT.
     pub folder: PathBuf,
+    /// The name of the model it is for.
+    pub of: String,
 }
 
-/// What they mean, beside a model of this name.
+/// What they mean, beside models of these names, of which there is at least one.
 pub(super) fn check(
     written: Vec<RawAdapter>,
-    model: &str,
+    models: &[&str],
     problems: &mut Problems,
 ) -> Vec<AdapterSettings> {
     let mut adapters: Vec<AdapterSettings> = Vec::with_capacity(written.len());
-    for (index, RawAdapter { name, path }) in written.into_iter().enumerate() {
+    for (index, RawAdapter { name, path, of }) in written.into_iter().enumerate() {
         let at = format!("adapters[{index}].name");
         if name.trim().is_empty() {
             problems.add(&at, "must not be empty");
         }
-        if name == model || adapters.iter().any(|other| other.name == name) {
+        if models.contains(&name.as_str()) || adapters.iter().any(|other| other.name == name) {
             problems.add(&at, format!("`{name}` is there before; give it a name of its own"));
         }
-        adapters.push(AdapterSettings { name, folder: path });
+        let first = models.first().copied().unwrap_or_default();
+        let of = of.unwrap_or_else(|| first.to_owned());
+        if !models.contains(&of.as_str()) {
+            let at = format!("adapters[{index}].of");
+            problems.add(at, format!("no model here is called `{of}`"));
+        }
+        adapters.push(AdapterSettings { name, folder: path, of });
     }
     adapters
 }

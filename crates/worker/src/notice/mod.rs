@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::metadata::Metadata;
-use crate::hosted::Hosted;
+use crate::local::LocalWorker;
 
 pub use self::metadata::AddressError;
 pub(crate) use self::stop::Stop;
@@ -119,7 +119,7 @@ pub(crate) enum Heard {
 /// Listens to one source until the handle is dropped, and tells it when the worker is out.
 pub(crate) fn listen(
     mut source: Box<dyn NoticeSource>,
-    worker: Arc<dyn Hosted>,
+    worker: Arc<LocalWorker>,
     heard: mpsc::Sender<Heard>,
 ) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {

@@ -25,13 +25,26 @@ const EXAMPLES: &[&str] = &[
     "[announce]",
     "redis",
     "[[adapters]]",
+    "of",
+    "[[models]]",
+    "[loading]",
     "folder",
     "endpoint",
 ];
 
 /// One header for every table there is; the empty one is the file itself.
-const TABLES: &[&str] =
-    &["", "[tls]", "[[notices]]", "[announce]", "[models]", "[model]", "[[adapters]]", "[engine]"];
+const TABLES: &[&str] = &[
+    "",
+    "[tls]",
+    "[[notices]]",
+    "[announce]",
+    "[hub]",
+    "[model]",
+    "[[models]]",
+    "[loading]",
+    "[[adapters]]",
+    "[engine]",
+];
 
 #[test]
 fn the_example_is_a_worker_as_it_stands() {

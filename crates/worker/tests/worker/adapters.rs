@@ -43,7 +43,7 @@ async fn said(worker: &Arc<dyn Worker>, model: &ModelDigest) -> Vec<u32> {
 async fn an_adapter_is_listed_served_and_given_up_like_a_model() {
     let (subject, local) = local();
     let worker = Arc::clone(&local).over_pipes();
-    let adapter = local.load_adapter("mine", &folder("demo")).unwrap();
+    let adapter = local.load_adapter("demo", "mine", &folder("demo")).unwrap();
 
     let listed = listing(&*worker, 2).await.models;
     assert_eq!([&listed[0].digest, &listed[1].digest], [&subject.model, &adapter.digest]);
@@ -54,7 +54,7 @@ async fn an_adapter_is_listed_served_and_given_up_like_a_model() {
     let base = said(&worker, &subject.model).await;
     assert_ne!(said(&worker, &adapter.digest).await, base);
 
-    assert!(local.unload_adapter("mine"));
+    assert_eq!(worker.unload(&ModelName::new("mine"), None).await, Ok(0));
 
     assert_eq!(listing(&*worker, 1).await.models[0].digest, subject.model);
     let refused = worker.model_files(&adapter.digest).await.unwrap_err();
@@ -65,6 +65,6 @@ async fn an_adapter_is_listed_served_and_given_up_like_a_model() {
 #[tokio::test]
 async fn an_adapter_that_cannot_be_loaded_is_named() {
     let (_, local) = local();
-    let refused = local.load_adapter("mine", Path::new("nowhere")).unwrap_err();
+    let refused = local.load_adapter("demo", "mine", Path::new("nowhere")).unwrap_err();
     assert_eq!(refused.to_string(), "load adapter `mine`");
 }

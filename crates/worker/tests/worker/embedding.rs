@@ -11,7 +11,7 @@ use engine::EngineConfig;
 use futures_util::{FutureExt, StreamExt};
 use proto::{EmbedOrder, Worker, WorkerError, WorkerState};
 use serde_json::Value;
-use worker::{EmbeddingWorker, Hosted, ModelSource};
+use worker::{LocalWorker, ModelSource};
 
 use crate::conformance::Subject;
 use crate::workers::over_a_socket;
@@ -24,9 +24,10 @@ fn rent() -> Rent {
     Rent::new(NanoUsd::from_dollars(1), Capacity::OnDemand).unwrap()
 }
 
-fn embedder(max_waiting: u32) -> Arc<EmbeddingWorker> {
+fn embedder(max_waiting: u32) -> Arc<LocalWorker> {
     let config = EngineConfig { max_waiting, ..EngineConfig::default() };
-    let worker = EmbeddingWorker::start("bert", &folder(), &config, rent(), &mut |_| {});
+    let source = ModelSource::Folder(folder());
+    let worker = LocalWorker::start("bert", &source, config, rent(), &mut |_| {});
     Arc::new(worker.unwrap())
 }
 
@@ -38,9 +39,10 @@ fn subject(max_waiting: u32) -> Subject {
 
 /// The same worker in process, over pipes and over a socket.
 async fn everywhere() -> [Subject; 3] {
-    let over_pipes = subject(8);
-    let worker = worker::over_pipes(Arc::clone(&over_pipes.worker));
-    [subject(8), Subject { worker, ..over_pipes }, over_a_socket(subject(8)).await]
+    let local = embedder(8);
+    let model = local.info().digest.clone();
+    let over_pipes = Subject { worker: local.over_pipes(), model, capacity: 8 };
+    [subject(8), over_pipes, over_a_socket(subject(8)).await]
 }
 
 fn order(model: &ModelDigest, texts: &[&[u32]]) -> EmbedOrder {
@@ -169,18 +171,6 @@ async fn a_change_of_price_is_pushed_at_once() {
 
     let state = until(&subject.worker, |state| state.price_per_hour == price).await;
     assert_eq!(state.capacity, Capacity::Spot);
-}
-
-#[test]
-fn a_models_files_say_which_worker_it_needs() {
-    let folder = folder();
-    let source = ModelSource::Folder(folder.clone());
-    assert_eq!(EmbeddingWorker::folder(&source).unwrap(), Some(folder.as_path()));
-    assert_eq!(EmbeddingWorker::folder(&ModelSource::Demo).unwrap(), None);
-    let quantization = "q8_0".parse().unwrap();
-    let quantized = ModelSource::Quantized { folder: Some(folder), quantization };
-    let refused = EmbeddingWorker::folder(&quantized).unwrap_err().to_string();
-    assert!(refused.contains("model.quantize"), "{refused}");
 }
 
 /// Much longer than any test; a test that would hang fails instead.

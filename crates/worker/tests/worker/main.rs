@@ -5,5 +5,6 @@ mod answering;
 mod conformance;
 mod draining;
 mod embedding;
+mod loading;
 mod prefixes;
 mod workers;

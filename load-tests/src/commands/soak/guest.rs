@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::ModelDigest;
+use domain::{ModelDigest, ModelName};
+use proto::Worker as _;
 use worker::LocalWorker;
 
 /// The adapter that comes and goes.
@@ -15,14 +16,14 @@ pub(super) struct Guest {
 
 /// Loads the adapter that stays.
 pub(super) fn stays(worker: &LocalWorker) -> anyhow::Result<()> {
-    worker.load_adapter("demo-at-home", &folder("demo"))?;
+    worker.load_adapter(worker.info().name.as_str(), "demo-at-home", &folder("demo"))?;
     Ok(())
 }
 
 impl Guest {
     /// Loads it for the first time.
     pub(super) fn arrives(worker: Arc<LocalWorker>) -> anyhow::Result<Self> {
-        let digest = worker.load_adapter(NAME, &folder(FOLDER))?.digest;
+        let digest = loaded(&worker)?;
         Ok(Self { worker, digest, there: true })
     }
 
@@ -32,16 +33,20 @@ impl Guest {
     }
 
     /// Leaves if it is there, and comes back if it is not. Reading its files takes about a millisecond.
-    pub(super) fn turn(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn turn(&mut self) -> anyhow::Result<()> {
         if self.there {
-            anyhow::ensure!(self.worker.unload_adapter(NAME), "the guest had gone by itself");
+            self.worker.unload(&ModelName::new(NAME), None).await?;
         } else {
-            let digest = self.worker.load_adapter(NAME, &folder(FOLDER))?.digest;
+            let digest = loaded(&self.worker)?;
             anyhow::ensure!(digest == self.digest, "the guest came back as somebody else");
         }
         self.there = !self.there;
         Ok(())
     }
+}
+
+fn loaded(worker: &LocalWorker) -> anyhow::Result<ModelDigest> {
+    Ok(worker.load_adapter(worker.info().name.as_str(), NAME, &folder(FOLDER))?.digest)
 }
 
 /// Those that the engine's tests hold against PEFT.

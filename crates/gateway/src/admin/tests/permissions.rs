@@ -142,7 +142,7 @@ async fn expected(world: &World, admin: &Administrator, deed: &Deed) -> Option<S
 
 async fn ask(world: &World, deed: &Deed, token: Option<&str>) -> Answered {
     let method = match deed.operation.split_once('_').map_or("", |(verb, _)| verb) {
-        "create" | "rotate" | "revoke" | "drain" | "reload" => Method::POST,
+        "create" | "rotate" | "revoke" | "drain" | "load" | "unload" | "reload" => Method::POST,
         "update" => Method::PATCH,
         "price" => Method::PUT,
         "delete" => Method::DELETE,
@@ -279,6 +279,8 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
     let new = Some(json!({ "model": "n", "price": tariff }));
     let rent = Some(json!({ "worker": "scripted", "price_per_hour": "1.20" }));
     let leaving = Some(json!({ "worker": "scripted" }));
+    let model = Some(json!({ "worker": "scripted", "name": "n", "path": "p" }));
+    let unloaded = Some(json!({ "worker": "scripted", "name": "n" }));
     let worker = (Action::Govern, Resource::Worker);
     let configuration = (Action::Govern, Resource::Configuration);
     let mut deeds = vec![
@@ -291,6 +293,8 @@ fn deeds_on_money(world: &World) -> Vec<Deed> {
         deed("read_status", "/status", None, (Action::Read, Resource::Status), At::Platform),
         deed("price_worker", "/workers/price", rent, worker, At::Platform),
         deed("drain_worker", "/workers/drain", leaving, worker, At::Platform),
+        deed("load_model", "/workers/load", model, worker, At::Platform),
+        deed("unload_model", "/workers/unload", unloaded, worker, At::Platform),
         deed("reload_configuration", "/configuration/reload", None, configuration, At::Platform),
         deed(
             "verify_ledger",

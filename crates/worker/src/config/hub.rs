@@ -9,7 +9,7 @@ use super::RawWorker;
 /// Where models are kept that are pulled, and from whom.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RawModels {
+pub struct RawHub {
     /// The folder they are pulled into.
     pub folder: Option<PathBuf>,
     /// The hub of `hf://`.
@@ -31,21 +31,34 @@ pub struct Place<'a> {
 
 impl RawWorker {
     /// Where models are kept that are pulled, and from whom.
-    pub const fn models(&self) -> &RawModels {
-        &self.models
+    pub const fn hub(&self) -> &RawHub {
+        &self.hub
     }
 
     /// Everything that is read from a path; whoever fetches what is elsewhere puts the path in place of the address.
     pub fn places(&mut self) -> Vec<Place<'_>> {
-        let model = self.model.path.as_mut().map(|path| ("model.path".to_owned(), path, false));
-        let tokenizer = self.model.tokenizer.as_mut();
-        let tokenizer = tokenizer.map(|path| ("model.tokenizer".to_owned(), path, true));
-        let adapters = self.adapters.iter_mut().enumerate();
-        let adapters =
-            adapters.map(|(index, one)| (format!("adapters[{index}].path"), one.path(), false));
-        let all = model.into_iter().chain(tokenizer).chain(adapters);
-        all.map(|(at, path, is_tokenizer)| Place { at, path, is_tokenizer }).collect()
+        let model = (self.model.path.as_mut(), self.model.tokenizer.as_mut());
+        let mut places = of_model("model", model);
+        for (index, beside) in self.models.iter_mut().enumerate() {
+            places.extend(of_model(&format!("models[{index}]"), beside.paths()));
+        }
+        for (index, adapter) in self.adapters.iter_mut().enumerate() {
+            let at = format!("adapters[{index}].path");
+            places.push(Place { at, path: adapter.path(), is_tokenizer: false });
+        }
+        places
     }
+}
+
+/// What is read of a model whose settings stand `at` a place.
+fn of_model<'a>(
+    at: &str,
+    (path, tokenizer): (Option<&'a mut PathBuf>, Option<&'a mut PathBuf>),
+) -> Vec<Place<'a>> {
+    let path = path.map(|path| Place { at: format!("{at}.path"), path, is_tokenizer: false });
+    let tokenizer =
+        tokenizer.map(|path| Place { at: format!("{at}.tokenizer"), path, is_tokenizer: true });
+    path.into_iter().chain(tokenizer).collect()
 }
 
 /// Whether a path or an address (perhaps with a revision) names a GGUF file.
@@ -68,6 +81,10 @@ mod tests {
             [model]
             path = 'hf://acme/tiny/tiny.gguf@v1'
             tokenizer = 'hf://acme/tiny'
+            [[models]]
+            name = 'other'
+            path = 'hf://acme/other/other.gguf'
+            tokenizer = 'hf://acme/other'
             [[adapters]]
             name = 'support'
             path = 's3://models/support'
@@ -79,7 +96,14 @@ mod tests {
         }
 
         let settings = format!("{:?}", raw.check().unwrap());
-        for at in ["model.path", "model.tokenizer", "adapters[0].path"] {
+        let read = [
+            "model.path",
+            "model.tokenizer",
+            "models[0].path",
+            "models[0].tokenizer",
+            "adapters[0].path",
+        ];
+        for at in read {
             assert!(settings.contains(at), "{at} is missing in {settings}");
         }
     }
