@@ -99,7 +99,8 @@ impl Fleet {
     /// Waits until some worker runs a sequence, and returns its place.
     pub async fn busy_worker(&self) -> anyhow::Result<usize> {
         let look = |status: &serde_json::Value| {
-            status["workers"].as_array()?.iter().position(|worker| worker["running"] == 1)
+            let workers = status["workers"].as_array()?;
+            workers.iter().position(|worker| worker["running"].as_u64() > Some(0))
         };
         self.admin().until("a worker is busy", look).await
     }
