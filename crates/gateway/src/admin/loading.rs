@@ -7,7 +7,6 @@ use admission::tenancy::{Action, Resource};
 use axum::Json;
 use axum::extract::State;
 use domain::{LoadKind, LoadOrder, ModelInfo, ModelName};
-use proto::{NotLoaded, WorkerError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -15,6 +14,7 @@ use utoipa_axum::routes;
 
 use super::asked::{Body, Caller, Making};
 use super::refusal::Refusal;
+use super::workers::heard;
 use super::{AdminApi, Routes};
 
 pub(super) fn routes() -> Routes {
@@ -81,6 +81,7 @@ async fn load(
         "load": draft.name, "path": draft.path, "quantize": draft.quantize, "adapter_of": draft.adapter_of,
     });
     let (worker, order) = draft.order()?;
+    let asked = worker.clone();
     if terms.dry_run {
         return Ok(Json(Loaded::of(worker, &order.name, None)));
     }
@@ -92,8 +93,8 @@ async fn load(
         Ok(Json(Loaded::of(worker, &name, Some(info))))
     });
     loading.await.unwrap_or_else(|error| {
-        tracing::error!(error = %error, "loading a model broke");
-        Err(Refusal::lost_worker("asked"))
+        tracing::error!(worker = asked, error = %error, "loading a model broke");
+        Err(Refusal::lost_worker(&asked))
     })
 }
 
@@ -186,23 +187,4 @@ impl Loaded {
             weights: info.map(|info| info.weights),
         }
     }
-}
-
-/// What came of asking a worker: it may not be there, not answer, or refuse, in words for the asker.
-fn heard<T>(worker: &str, told: Option<Result<T, WorkerError>>) -> Result<T, Refusal> {
-    let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
-    told.map_err(|error| match error {
-        WorkerError::NotLoaded { why, message } => match why {
-            NotLoaded::NameTaken => Refusal::model_name_taken(message),
-            NotLoaded::NoSuchModel => Refusal::no_such_model(message),
-            NotLoaded::Unreadable => Refusal::model_unreadable(message),
-            NotLoaded::Outside => Refusal::model_outside(message),
-            NotLoaded::NoMemory => Refusal::no_memory(message),
-        },
-        WorkerError::Draining => Refusal::worker_drains(worker),
-        error => {
-            tracing::warn!(worker, error = ?error, "worker not told");
-            Refusal::lost_worker(worker)
-        }
-    })
 }

@@ -7,7 +7,7 @@ use admission::tenancy::{Action, Resource};
 use axum::Json;
 use axum::extract::State;
 use domain::{Capacity, Rent};
-use proto::WorkerError;
+use proto::{NotLoaded, WorkerError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -141,11 +141,21 @@ impl From<Terms> for Capacity {
     }
 }
 
-/// What came of telling a worker something: it may not be there, or not have heard.
-fn heard(worker: &str, told: Option<Result<(), WorkerError>>) -> Result<(), Refusal> {
+/// What came of asking a worker: it may not be there, not answer, or refuse, in words for the asker.
+pub(super) fn heard<T>(worker: &str, told: Option<Result<T, WorkerError>>) -> Result<T, Refusal> {
     let told = told.ok_or_else(|| Refusal::no_worker(worker))?;
-    told.map_err(|error| {
-        tracing::warn!(worker, error = ?error, "worker not told");
-        Refusal::lost_worker(worker)
+    told.map_err(|error| match error {
+        WorkerError::NotLoaded { why, message } => match why {
+            NotLoaded::NameTaken => Refusal::model_name_taken(message),
+            NotLoaded::NoSuchModel => Refusal::no_such_model(message),
+            NotLoaded::Unreadable => Refusal::model_unreadable(message),
+            NotLoaded::Outside => Refusal::model_outside(message),
+            NotLoaded::NoMemory => Refusal::no_memory(message),
+        },
+        WorkerError::Draining => Refusal::worker_drains(worker),
+        error => {
+            tracing::warn!(worker, error = ?error, "worker not told");
+            Refusal::lost_worker(worker)
+        }
     })
 }
