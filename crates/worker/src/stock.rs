@@ -78,8 +78,7 @@ impl Stock {
     pub(crate) fn find_kept(&self, model: &ModelDigest) -> Result<Arc<Served>, WorkerError> {
         let roster = self.roster.borrow();
         let mut all = roster.iter().filter(|entry| entry.offered).chain(roster.iter());
-        let found =
-            all.find(|entry| entry.served.serves(model) || entry.served.info().digest == *model);
+        let found = all.find(|entry| entry.served.serves(model));
         let found = found.ok_or_else(|| WorkerError::ModelNotFound(model.clone()))?;
         Ok(Arc::clone(&found.served))
     }

@@ -88,12 +88,9 @@ impl Bert {
         let with_kind = kinds.narrow(0, 0, 1).and_then(|kind| positions.broadcast_add(&kind));
         let positions = with_kind.map_err(|error| tensor_error(&name(KINDS), &error))?;
         let norm = Norm::load(folder, &name("embeddings.LayerNorm"), width, epsilon)?;
-        let total = config.num_hidden_layers as u32;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for index in 0..config.num_hidden_layers {
-            layers.push(Layer::load(folder, &name(&format!("encoder.layer.{index}")), &config)?);
-            progress(Progress { loaded: index as u32 + 1, total });
-        }
+        let layers = parts::layers(config.num_hidden_layers, progress, |index| {
+            Layer::load(folder, &name(&format!("encoder.layer.{index}")), &config)
+        })?;
         Ok(Self { config, variant, words, positions, norm, layers })
     }
 }

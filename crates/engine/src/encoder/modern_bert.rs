@@ -110,12 +110,9 @@ pub(super) fn load(
         folder.matrix(&format!("{prefix}{WORDS}"), config.vocab_size, config.hidden_size)?;
     let mut loading = Loading { folder, config: &config };
     let words_norm = loading.norm(&format!("{prefix}embeddings.norm"))?;
-    let total = config.num_hidden_layers as u32;
-    let mut layers = Vec::with_capacity(config.num_hidden_layers);
-    for index in 0..config.num_hidden_layers {
-        layers.push(loading.layer(&format!("{prefix}layers.{index}"), index)?);
-        progress(Progress { loaded: index as u32 + 1, total });
-    }
+    let layers = parts::layers(config.num_hidden_layers, progress, |index| {
+        loading.layer(&format!("{prefix}layers.{index}"), index)
+    })?;
     let norm = loading.norm(&format!("{prefix}final_norm"))?;
     let network = ModernBert { config, words, words_norm, rotation, local_rotation, layers, norm };
     Ok(Box::new(network))

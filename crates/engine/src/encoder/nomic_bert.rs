@@ -81,12 +81,9 @@ pub(super) fn load(
     let with_kind = kinds.narrow(0, 0, 1).and_then(|kind| words.broadcast_add(&kind));
     let words = with_kind.map_err(|error| tensor_error(KINDS, &error))?;
     let words_norm = Norm::load(folder, "emb_ln", width, epsilon)?;
-    let total = config.num_hidden_layers as u32;
-    let mut layers = Vec::with_capacity(config.num_hidden_layers);
-    for index in 0..config.num_hidden_layers {
-        layers.push(Layer::load(folder, &format!("encoder.layers.{index}"), &config)?);
-        progress(Progress { loaded: index as u32 + 1, total });
-    }
+    let layers = parts::layers(config.num_hidden_layers, progress, |index| {
+        Layer::load(folder, &format!("encoder.layers.{index}"), &config)
+    })?;
     let rotation = Rotation::new(Pairing::Halves, &frequencies, 1.0);
     Ok(Box::new(NomicBert { config, words, words_norm, rotation, layers }))
 }

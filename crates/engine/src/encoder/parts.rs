@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::LoadError;
 use crate::checkpoint::{Checkpoint, Folder, Part, tensor_error};
+use crate::model::Progress;
 use crate::ops::Pool;
 use crate::ops::attention::{Attention, Window};
 use crate::ops::linear::Linear;
@@ -201,6 +202,21 @@ impl<'a> Text<'a> {
         };
         attention.apply(projection, &self.keys, &self.values)
     }
+}
+
+/// Reads so many layers, one after the other; `progress` hears of each.
+pub(super) fn layers<L>(
+    count: usize,
+    progress: &mut dyn FnMut(Progress),
+    mut load: impl FnMut(usize) -> std::result::Result<L, LoadError>,
+) -> std::result::Result<Vec<L>, LoadError> {
+    let total = count as u32;
+    let mut layers = Vec::with_capacity(count);
+    for index in 0..count {
+        layers.push(load(index)?);
+        progress(Progress { loaded: index as u32 + 1, total });
+    }
+    Ok(layers)
 }
 
 /// Sizes that `config.json` gives are at least 1, and what a computer may hold.
