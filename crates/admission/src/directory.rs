@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use domain::{
     Clock, EndUserId, ModelDigest, ModelName, OrganizationId, Price, ProjectId, Scope, ScopeId,
-    SystemClock, Timestamp,
+    SystemClock, Timestamp, with_causes,
 };
 use tokio::sync::Mutex;
 
@@ -253,7 +253,7 @@ impl Directory {
         loop {
             ticks.tick().await;
             if let Err(error) = self.refresh().await {
-                tracing::warn!(error = %chain(&error), "keys not refreshed");
+                tracing::warn!(error = %with_causes(&error), "keys not refreshed");
             }
         }
     }
@@ -355,17 +355,6 @@ impl KnownProject {
         places.push(Placed { scope: ScopeId::Key(key.id), policy: Arc::new(key.policy.clone()) });
         KnownCaller { scope, places, zone: self.zone.clone(), revoked: key.revoked_at.is_some() }
     }
-}
-
-/// An error and its causes as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// How old the directory's knowledge may be.

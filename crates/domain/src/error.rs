@@ -87,3 +87,9 @@ impl ErrorKind {
         }
     }
 }
+
+/// An error in words, with its causes.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

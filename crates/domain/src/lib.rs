@@ -21,7 +21,7 @@ mod usage;
 mod worker;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use error::ErrorKind;
+pub use error::{ErrorKind, with_causes};
 pub use id::{
     AdminId, EndUserId, GatewayId, HoldId, Id, IdError, IdKind, IncarnationId, KeyId,
     OrganizationId, PriceId, ProjectId, RequestId, RuleId, kind,

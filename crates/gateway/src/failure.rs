@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use admission::tenancy::LimitKind;
 use admission::{AdmitError, RateState};
-use domain::{ErrorKind, JobError, RequestId};
+use domain::{ErrorKind, JobError, RequestId, with_causes};
 use proto::WorkerError;
 use routing::RouteError;
 use serde_json::{Value, json};
@@ -246,12 +246,6 @@ impl Failure {
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
-
-/// An error in words, with its causes.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
 
 #[cfg(test)]
 mod tests {

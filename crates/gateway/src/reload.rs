@@ -9,13 +9,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use admission::bearer::{BearerTokens, KeySetError};
-use domain::Problems;
+use domain::{Problems, with_causes};
 use proto::{CredentialsError, ServerIdentity};
 use tokio::sync::{Mutex, Notify};
 
 use crate::catalog::Tariff;
 use crate::config::{GatewaySettings, RawGateway};
-use crate::failure::with_causes;
 use crate::gateway::Gateway;
 use crate::link::WorkerLink;
 use crate::outside::Outside;

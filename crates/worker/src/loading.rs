@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::{LoadKind, LoadOrder, ModelInfo, Stage};
+use domain::{LoadKind, LoadOrder, ModelInfo, Stage, with_causes};
 use engine::{EngineConfig, LoadError, ModelSource, Progress, Quantization};
 use futures_util::{StreamExt, stream};
 use proto::{LoadStream, Loading, NotLoaded, WorkerError};
@@ -164,7 +164,7 @@ impl Load {
                 unreadable(&error)
             }
             StartError::Engine(error) => {
-                let message = format!("{}; unload a model first", chain(&error));
+                let message = format!("{}; unload a model first", with_causes(&error));
                 NotLoaded::NoMemory.because(message)
             }
         })?;
@@ -286,19 +286,7 @@ fn unreadable(error: &LoadError) -> WorkerError {
         LoadError::Malformed { .. } | LoadError::Tensor { .. } => "; get its files again",
         LoadError::Unsupported { .. } => "",
     };
-    NotLoaded::Unreadable.because(format!("{}{remedy}", chain(error)))
-}
-
-/// An error with its causes, as one sentence.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told.push_str(": ");
-        told.push_str(&error.to_string());
-        cause = error.source();
-    }
-    told
+    NotLoaded::Unreadable.because(format!("{}{remedy}", with_causes(error)))
 }
 
 #[cfg(test)]
