@@ -353,7 +353,7 @@ impl Thread {
             if order.answer.is_closed() {
                 break;
             }
-            self.give_way();
+            self.shift.let_others_go_first(&mut self.ledger);
             match self.encoder.embed(text, &self.pool) {
                 Ok(vector) if vector.iter().all(|x| x.is_finite()) => vectors.push(vector),
                 Ok(_) => failure = Some(Failure::NotANumber { position: 0 }),
@@ -392,18 +392,6 @@ impl Thread {
         };
         self.shift.tell(self.ledger.accounts(), self.ledger.mark());
         self.report.send_replace(EngineState { accounts: self.ledger.accounts(), ..report });
-    }
-
-    /// Lets other engines of the process go first if they had less; how long that took is nobody's.
-    fn give_way(&mut self) {
-        if !self.shift.is_wanted() {
-            return;
-        }
-        self.ledger.book_overhead();
-        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
-        if self.shift.give_way() {
-            self.ledger.book_idle();
-        }
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Instant;
 
 use domain::{Accounts, GpuTime};
 
+use crate::ledger::Ledger;
+
 /// The turns of the engines of one process. Clones are the same turns.
 #[derive(Clone, Default)]
 pub struct Shifts(Arc<Shared>);
@@ -97,6 +99,19 @@ impl Shift {
     /// Whether somebody waits for the turn it has.
     pub(crate) fn is_wanted(&self) -> bool {
         self.shared.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Lets other engines of the process go first if they had less. `ledger` is told until then; how long that took is
+    /// idle, and nobody's step time.
+    pub(crate) fn let_others_go_first(&mut self, ledger: &mut Ledger) {
+        if !self.is_wanted() {
+            return;
+        }
+        ledger.book_overhead();
+        self.tell(ledger.accounts(), ledger.mark());
+        if self.give_way() {
+            ledger.book_idle();
+        }
     }
 
     /// Lets others go first if it has used more than they have, and waits for its turn again; whether it did.

@@ -171,7 +171,7 @@ impl StepLoop {
 
     /// Looks at everything once and computes a step, or waits for something to do; whether to go on.
     fn pass(&mut self) -> bool {
-        self.give_way();
+        self.shift.let_others_go_first(&mut self.ledger);
         self.orders = self.inbox.orders();
         self.ledger.write_off(self.orders.written_off);
         if self.orders.shutdown {
@@ -213,18 +213,6 @@ impl StepLoop {
         if self.shift.is_still(alone) && self.running.iter_mut().any(Running::waits_for_guide) {
             self.ledger.book_overhead();
         } else {
-            self.ledger.book_idle();
-        }
-    }
-
-    /// Lets other engines of the process go first if they had less; how long that took is nobody's step time.
-    fn give_way(&mut self) {
-        if !self.shift.is_wanted() {
-            return;
-        }
-        self.ledger.book_overhead();
-        self.shift.tell(self.ledger.accounts(), self.ledger.mark());
-        if self.shift.give_way() {
             self.ledger.book_idle();
         }
     }

@@ -67,7 +67,7 @@ impl StepLoop {
                 return Some(());
             }
             let began = Instant::now();
-            self.give_way();
+            self.shift.let_others_go_first(&mut self.ledger);
             // Others' turns are none of the time there is.
             measured.deadline += began.elapsed();
             self.measure(&turns, measured)?;
