@@ -50,11 +50,11 @@ async fn workers_are_listed_priced_and_drained_from_the_shell() -> anyhow::Resul
     events.texts(5).await?;
     let busy = format!("http://{}", fleet.workers[fleet.busy_worker().await?].address());
 
-    succeed(&admin(&fleet, &["price", &busy, "--per-hour", "0.25", "--capacity", "spot"]).await?);
-    succeed(&admin(&fleet, &["drain", &busy, "--leaves-in", "0s"]).await?);
+    succeed(&workers(&fleet, &["price", &busy, "--per-hour", "0.25", "--capacity", "spot"]).await?);
+    succeed(&workers(&fleet, &["drain", &busy, "--leaves-in", "0s"]).await?);
 
     check(&fleet, events, &undisturbed).await?;
-    let listed = admin(&fleet, &["list", "--json"]).await?;
+    let listed = workers(&fleet, &["list", "--json"]).await?;
     succeed(&listed);
     let listed: Value = serde_json::from_slice(&listed.stdout)?;
     for worker in listed.as_array().into_iter().flatten() {
@@ -64,9 +64,9 @@ async fn workers_are_listed_priced_and_drained_from_the_shell() -> anyhow::Resul
         assert_eq!(worker["capacity"], if leaves { "spot" } else { "on-demand" }, "{listed}");
         assert_eq!((&worker["zone"], &worker["running"]), (&json!("eu-1"), &json!(0)), "{listed}");
     }
-    let table = String::from_utf8(admin(&fleet, &["list"]).await?.stdout)?;
+    let table = String::from_utf8(workers(&fleet, &["list"]).await?.stdout)?;
     assert!(table.contains("evacuating") && table.contains("serving"), "{table}");
-    let unknown = admin(&fleet, &["drain", "http://127.0.0.1:1"]).await?;
+    let unknown = workers(&fleet, &["drain", "http://127.0.0.1:1"]).await?;
     assert!(!unknown.status.success());
     let why = String::from_utf8(unknown.stderr)?;
     assert!(why.contains("no worker is called") && why.contains(&busy), "{why}");
@@ -77,16 +77,17 @@ async fn workers_are_listed_priced_and_drained_from_the_shell() -> anyhow::Resul
     Ok(())
 }
 
-async fn admin(fleet: &Fleet, arguments: &[&str]) -> anyhow::Result<Output> {
+/// `tollgate admin workers`, on the gateway of a fleet.
+pub(crate) async fn workers(fleet: &Fleet, arguments: &[&str]) -> anyhow::Result<Output> {
     let config = config(fleet);
     attempt(&[&["admin", "--config", &config, "workers"], arguments].concat()).await
 }
 
-fn config(fleet: &Fleet) -> String {
+pub(crate) fn config(fleet: &Fleet) -> String {
     fleet.data().join("gateway.toml").display().to_string()
 }
 
-fn succeed(output: &Output) {
+pub(crate) fn succeed(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -1,12 +1,12 @@
 //! Models that come and go while a worker runs, from the shell, as clients see it.
 
-use std::process::Output;
 use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::json;
 use system_tests::{Fleet, Wishes, attempt, root, until};
 
+use crate::draining::{config, succeed, workers};
 use crate::questions::{MODEL, endless, who, with};
 
 #[tokio::test]
@@ -89,19 +89,6 @@ async fn offered(fleet: &Fleet, models: &[&str]) -> anyhow::Result<()> {
         Ok((names == models).then_some(()))
     };
     until(&format!("{models:?} are offered"), LIMIT, look).await
-}
-
-async fn workers(fleet: &Fleet, arguments: &[&str]) -> anyhow::Result<Output> {
-    let config = config(fleet);
-    attempt(&[&["admin", "--config", &config, "workers"], arguments].concat()).await
-}
-
-fn config(fleet: &Fleet) -> String {
-    fleet.data().join("gateway.toml").display().to_string()
-}
-
-fn succeed(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -18,7 +18,7 @@ pub(crate) fn client() -> Result<Client, HubError> {
         .read_timeout(SILENCE_TIMEOUT)
         .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
         .build();
-    client.map_err(|error| HubError::Setting { setting: "models", problem: error.to_string() })
+    client.map_err(|error| HubError::Setting { setting: "hub", problem: error.to_string() })
 }
 
 fn tls() -> Result<rustls::ClientConfig, HubError> {

@@ -54,15 +54,7 @@ impl Fleet {
 }
 
 fn info() -> ModelInfo {
-    ModelInfo {
-        name: ModelName::new("scripted"),
-        digest: ModelDigest::new("abc"),
-        context_length: 4096,
-        vocabulary: 1000,
-        stop_tokens: Vec::new(),
-        weights: "none".to_owned(),
-        kind: domain::ModelKind::Text,
-    }
+    ScriptedWorker::of_some_model(1).info().clone()
 }
 
 fn files() -> ModelFiles {
