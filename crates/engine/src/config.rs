@@ -1,6 +1,7 @@
 //! How much an engine may hold and how it cuts its steps. Every default is here, named.
 
 use crate::EngineError;
+use crate::fair::extra_places;
 
 /// Bounds of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +12,13 @@ pub struct EngineConfig {
     pub kv_bytes: u64,
     /// Tokens that one KV block holds; a multiple of 16.
     pub block_tokens: u32,
-    /// Sequences that may hold blocks at once, paused ones included.
+    /// Sequences that may hold blocks at once, paused ones included. If others hold all of these places, a tenant that has
+    /// less than its share of them still gets one of an eighth more; where there are fewer than 16, there are no more.
     pub max_sequences: u32,
     /// Sequences that may wait for blocks; more are refused. If others fill the queue, a tenant that has less than
     /// its share of it is still taken, up to as many sequences again.
     pub max_waiting: u32,
-    /// Tokens that one step computes at most, over all sequences; more than `max_sequences`.
+    /// Tokens that one step computes at most, over all sequences; more than there may be sequences.
     pub step_tokens: u32,
     /// Prompt tokens of one sequence that one step computes at most.
     pub prefill_chunk: u32,
@@ -46,10 +48,17 @@ impl EngineConfig {
             return Err(setting_error("block_tokens", "must be a multiple of 16"));
         }
         // One token for every decoding sequence and one left over, so that prompts always move.
-        if self.step_tokens <= self.max_sequences {
-            return Err(setting_error("step_tokens", "must be larger than `max_sequences`"));
+        let most = self.most_sequences();
+        if self.step_tokens <= most {
+            let problem = format!("must be larger than `max_sequences` and an eighth, here {most}");
+            return Err(setting_error("step_tokens", &problem));
         }
         Ok(())
+    }
+
+    /// Sequences that may hold blocks at once, those in extra places included.
+    pub(crate) const fn most_sequences(&self) -> u32 {
+        self.max_sequences.saturating_add(extra_places(self.max_sequences))
     }
 }
 

@@ -8,8 +8,9 @@
 //! A tenant that begins to wait starts at most a little behind the one that waits and had least: being away saves
 //! nothing up but the right to be served first for a moment.
 //!
-//! A tenant that takes more than its share of places and blocks leaves a few of them to others, if others
-//! were here lately, so that a newcomer need not wait until some sequence ends.
+//! Beside the places that anybody may take there are a few for tenants with less than their share of them, and a tenant that
+//! takes more than its share of blocks leaves a few of those to others, if others were here lately: a newcomer need
+//! not wait until some sequence ends.
 //!
 //! Promise: of tenants that wait all the time and are charged when they are served, none gets ahead of another by
 //! more than the largest single charge (what runs already is charged as it goes on, and adds to that). Memory is
@@ -26,8 +27,8 @@ use domain::{GpuTime, Priority, ProjectId, Share};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) share: Share,
-    /// Since when it is here.
-    since: Instant,
+    /// When it was last served, or came.
+    served: Instant,
     /// Sequences that came before it.
     pub(crate) number: u64,
     /// The last step that had a turn of it.
@@ -37,19 +38,28 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) const fn new(share: Share, since: Instant) -> Self {
-        Self { share, since, number: 0, turned: 0, expected: GpuTime::ZERO }
+    pub(crate) const fn new(share: Share, came: Instant) -> Self {
+        Self { share, served: came, number: 0, turned: 0, expected: GpuTime::ZERO }
     }
 
-    /// How urgent it is by now, 0 the most: waiting makes up for a priority.
-    fn class(&self, now: Instant) -> u32 {
-        let class: u32 = match self.share.priority {
-            Priority::Interactive => 0,
-            Priority::Standard => 1,
-            Priority::Batch => 2,
-        };
-        let waited = now.saturating_duration_since(self.since).as_secs() / AGING.as_secs();
-        class.saturating_sub(u32::try_from(waited).unwrap_or(u32::MAX))
+    /// Notes that it has a turn in this step.
+    pub(crate) const fn take_turn(&mut self, step: u64, now: Instant) {
+        (self.turned, self.served) = (step, now);
+    }
+
+    /// How urgent it is by now, 0 the most, if it was not served for so long: that makes up for a priority.
+    fn class(&self, waited: Duration) -> u32 {
+        let steps = waited.as_secs() / AGING.as_secs();
+        let class = class(self.share.priority) as u32;
+        class.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX))
+    }
+}
+
+const fn class(priority: Priority) -> usize {
+    match priority {
+        Priority::Interactive => 0,
+        Priority::Standard => 1,
+        Priority::Batch => 2,
     }
 }
 
@@ -70,6 +80,16 @@ impl Rank {
     /// Its rank among those that take turns.
     pub(crate) const fn taking_turns(self, place: &Place) -> Self {
         Self { turned: place.turned, ..self }
+    }
+
+    /// Whether it is as urgent as `other`, whose tenant had far more.
+    pub(crate) const fn is_far_before(&self, other: &Self) -> bool {
+        self.class <= other.class && other.is_far_ahead(self.had)
+    }
+
+    /// Whether its tenant had far more than one with this clock.
+    pub(crate) const fn is_far_ahead(&self, clock: u128) -> bool {
+        self.had >= clock + FAR
     }
 }
 
@@ -99,11 +119,17 @@ struct Standing {
     held: Room,
     /// When it last had something here.
     seen: Instant,
+    /// When one of its sequences was last admitted, of each class.
+    admitted: [Option<Instant>; 3],
 }
 
 impl Standing {
     const fn is_here(&self) -> bool {
         self.waiting > 0 || self.held.places > 0
+    }
+
+    fn was_here_lately(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.seen) < LATELY
     }
 }
 
@@ -144,6 +170,7 @@ impl Standings {
         place.expected = expected;
         let standing = self.standing(place.share, now);
         standing.waiting = standing.waiting.saturating_sub(1);
+        standing.admitted[class(place.share.priority)] = Some(now);
         standing.held.places += 1;
         standing.held.blocks += blocks;
         standing.expected += expected;
@@ -167,11 +194,14 @@ impl Standings {
         }
     }
 
-    /// Where a waiting sequence stands. What its tenant's running ones are expected to take counts already.
+    /// Where a waiting sequence stands. What its tenant's running ones are expected to take counts already. It waits for
+    /// its class only as long as none of its tenant's is served: a queue that moves is not one that is passed over.
     pub(crate) fn rank_waiting(&self, place: &Place, now: Instant) -> Rank {
         let standing = self.tenants.get(&place.share.tenant);
         let expected = standing.map_or(GpuTime::ZERO, |standing| standing.expected);
-        let rank = self.rank_running(place, now);
+        let admitted = standing.and_then(|it| it.admitted[class(place.share.priority)]);
+        let served = admitted.map_or(place.served, |admitted| admitted.max(place.served));
+        let rank = self.rank_running(&Place { served, ..*place }, now);
         Rank { had: rank.had + virtual_time(expected, place.share.weight), ..rank }
     }
 
@@ -180,7 +210,7 @@ impl Standings {
         let standing = self.tenants.get(&place.share.tenant);
         let held = standing.map_or(0, |standing| u64::from(standing.held.places));
         Rank {
-            class: place.class(now),
+            class: place.class(now.saturating_duration_since(place.served)),
             had: standing.map_or(self.floor, |standing| standing.had),
             held: (held << 20) / u64::from(place.share.weight.max(1)),
             turned: 0,
@@ -188,19 +218,28 @@ impl Standings {
         }
     }
 
-    /// Whether a tenant may have one more place and `blocks` more, where so much is `free` of `all`. One that
-    /// holds nothing may have whatever there is, and so may one that is alone.
+    /// The clock of the tenant that had least of those that were here lately.
+    pub(crate) fn least_lately(&self, now: Instant) -> Option<u128> {
+        let lately = self.tenants.values().filter(|it| it.was_here_lately(now));
+        lately.map(|it| it.had).min()
+    }
+
+    /// Whether a tenant may have one more place and `blocks` more, where so much is `free` of `all` and of the
+    /// [`extra_places`] beside. One that holds nothing may have whatever there is; one that is alone has no extra.
     pub(crate) fn allows(&self, share: Share, blocks: u32, free: Room, all: Room) -> bool {
-        let Some(own) = self.tenants.get(&share.tenant) else { return true };
-        if self.tenants.len() < 2 || own.held.places == 0 {
+        let few_places = free.places <= extra_places(all.places);
+        if self.tenants.len() < 2 {
+            return !few_places;
+        }
+        let held = self.tenants.get(&share.tenant).map_or(Room::default(), |own| own.held);
+        if held.places == 0 {
             return true;
         }
         let weights: u64 = self.tenants.values().map(|it| u64::from(it.weight.max(1))).sum();
         let part = |all: u32| u64::from(all) * u64::from(share.weight.max(1)) / weights;
-        let few_places = free.places <= kept_places(all.places);
         let few_blocks = free.blocks.saturating_sub(blocks) < all.blocks / KEPT_BLOCKS;
-        let within_places = u64::from(own.held.places) < part(all.places);
-        let within_blocks = u64::from(own.held.blocks + blocks) <= part(all.blocks);
+        let within_places = u64::from(held.places) < part(all.places);
+        let within_blocks = u64::from(held.blocks + blocks) <= part(all.blocks);
         (within_places || !few_places) && (within_blocks || !few_blocks)
     }
 
@@ -213,6 +252,7 @@ impl Standings {
             waiting: 0,
             held: Room::default(),
             seen: now,
+            admitted: [None; 3],
         });
         (standing.weight, standing.seen) = (share.weight, now);
         standing
@@ -245,8 +285,7 @@ impl Standings {
         let crowded = self.tenants.len() > MAX_ABSENT;
         let floor = self.floor;
         self.tenants.retain(|_, it| {
-            let lately = now.saturating_duration_since(it.seen) < LATELY;
-            it.is_here() || (!crowded && (lately || it.had > floor))
+            it.is_here() || (!crowded && (it.was_here_lately(now) || it.had > floor))
         });
     }
 }
@@ -256,10 +295,11 @@ fn virtual_time(time: GpuTime, weight: u32) -> u128 {
     u128::from(time.nanos()) * SCALE / u128::from(weight.max(1))
 }
 
-/// Of so many places, those that are kept for tenants with less than their share. A small engine has none to
-/// spare: what it does not run it does not earn.
-const fn kept_places(all: u32) -> u32 {
-    if all < FEW_PLACES { 0 } else { all.div_ceil(KEPT_PLACES) }
+/// Beside so many places, those that are only for tenants with less than their share of them, while others hold the rest.
+/// Kept free among the others they would be places that nobody earns with; a few beside them cost nothing. A small engine
+/// has as many as it says.
+pub(crate) const fn extra_places(places: u32) -> u32 {
+    if places < FEW_PLACES { 0 } else { places.div_ceil(EXTRA_PLACES) }
 }
 
 /// How many of `all` places in a queue are a tenant's share, beside tenants with these weights; at least one.
@@ -273,12 +313,14 @@ const SCALE: u128 = 1 << 20;
 /// How far a tenant that comes back may be behind: 0.5 s of the machine for a weight of 1. Who takes less than
 /// its share is so served first whenever it comes, and not in turns with those that take all they can get.
 const LEEWAY: u128 = 500_000_000 * SCALE;
-/// Waiting so long makes a sequence as urgent as those of the next class.
+/// Who had so much less is far behind. Tenants that take turns are never so far apart.
+const FAR: u128 = LEEWAY / 2;
+/// Who is not served for so long is as urgent as those of the next class.
 const AGING: Duration = Duration::from_secs(5);
 /// Who was here within this time may come back any moment.
 const LATELY: Duration = Duration::from_mins(1);
-/// One place in so many is kept.
-const KEPT_PLACES: u32 = 32;
+/// One place to so many is extra.
+const EXTRA_PLACES: u32 = 8;
 const FEW_PLACES: u32 = 16;
 /// One block in so many is kept.
 const KEPT_BLOCKS: u32 = 16;

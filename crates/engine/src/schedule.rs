@@ -16,6 +16,18 @@ pub(crate) struct Need {
     pub(crate) paused: bool,
 }
 
+impl Need {
+    /// Whether it could compute anything.
+    pub(crate) const fn is_ready(&self) -> bool {
+        !self.paused && self.pending > 0
+    }
+
+    /// Whether it could compute more of its prompt.
+    pub(crate) const fn is_prompt(&self) -> bool {
+        !self.paused && self.pending > 1
+    }
+}
+
 /// Bounds of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -67,7 +79,7 @@ pub(crate) fn schedule(needs: &[Need], order: &[usize], budget: Budget) -> Vec<T
 }
 
 /// A smaller part of a prompt is not worth its own attention over what came before.
-const LEAST_PART: u32 = 16;
+pub(crate) const LEAST_PART: u32 = 16;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@
 
 mod attempt;
 mod calibration;
+mod courtesy;
 mod drafts;
 mod order;
 mod seats;
@@ -83,6 +84,8 @@ pub(crate) struct StepLoop {
     mask_waits: Recent,
     standings: Standings,
     guessing: Guessing,
+    /// Steps in a row that somebody sat out for others.
+    sat_out: u32,
     /// Steps begun.
     steps: u64,
     produced: u64,
@@ -139,6 +142,7 @@ impl StepLoop {
             mask_waits: Recent::default(),
             standings: Standings::default(),
             guessing: Guessing::new(),
+            sat_out: 0,
             steps: 0,
             produced: 0,
             step_time: Duration::ZERO,
@@ -188,8 +192,9 @@ impl StepLoop {
         }
         self.catch_up();
         self.grow();
-        let needs = self.needs();
-        let mut turns = schedule(&needs, &self.order(&needs), self.budget());
+        let mut needs = self.needs();
+        self.sit_out(&mut needs);
+        let mut turns = schedule(&needs, &self.order(&needs), self.bounds(&needs));
         self.draft(&mut turns);
         self.prefixes.tell(&self.blocks.changes());
         self.ledger.book_overhead();
@@ -313,7 +318,7 @@ impl StepLoop {
         self.steps += 1;
         for turn in turns {
             let running = &mut self.running[turn.sequence];
-            running.place.turned = self.steps;
+            running.place.take_turn(self.steps, self.ledger.mark());
             let outlet = &mut running.outlet;
             if outlet.waits() {
                 outlet.begin(self.ledger.mark());

@@ -85,12 +85,16 @@ pub(crate) enum Delivery {
     },
 }
 
+/// About how long it is when it is written out. Templates write names, numbers and brackets, too.
 fn text_bytes(value: &Value) -> usize {
     match value {
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(text_bytes).sum(),
-        Value::Object(object) => object.values().map(text_bytes).sum(),
-        _ => 0,
+        Value::String(text) => text.len() + QUOTES,
+        Value::Array(list) => QUOTES + list.iter().map(text_bytes).sum::<usize>(),
+        Value::Object(object) => {
+            let field = |(name, value): (&String, &Value)| name.len() + QUOTES + text_bytes(value);
+            QUOTES + object.iter().map(field).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => SCALAR_BYTES,
     }
 }
 
@@ -362,6 +366,10 @@ pub(crate) const PRIORITY_HEADER: &str = "x-tollgate-priority";
 pub(crate) const MAX_TOP_LOGPROBS: i64 = 20;
 /// Sequences of one request: each is a place on a worker.
 const MAX_CHOICES: i64 = 8;
+/// Quotes or brackets.
+const QUOTES: usize = 2;
+/// What a number may be written with, and what is between it and the next.
+const SCALAR_BYTES: usize = 8;
 const MAX_COST: &str = "max_cost_usd";
 const MAX_GPU: &str = "max_gpu_ms";
 /// A day.
@@ -371,3 +379,23 @@ const DEFAULT_TEMPERATURE: f32 = 1.0;
 const MAX_STOPS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_BIASES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_prompt_counts_as_long_as_what_a_template_writes_of_it() {
+        let numbers: Vec<u32> = (10_000..20_000).collect();
+        let names: serde_json::Map<_, _> =
+            (0..1_000).map(|number| (format!("a long name {number}"), json!(null))).collect();
+        for tool in [json!({"enum": numbers}), names.into()] {
+            let written = tool.to_string().len();
+            let prompt = Prompt::Chat { messages: Vec::new(), tools: vec![tool] };
+            let bytes = prompt.bytes();
+            assert!((written * 3 / 4..written * 2).contains(&bytes), "{bytes} of {written}");
+        }
+    }
+}

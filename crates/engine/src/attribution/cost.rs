@@ -55,6 +55,17 @@ impl Costs {
         self.fixed + self.token * self.knee.max(demand.tokens) + self.beyond_tokens(demand)
     }
 
+    /// The tokens of the shortest step that computes `part` as many tokens in a time as one of `most` does, what they
+    /// attend to and their logits not counted.
+    pub(crate) fn least_tokens(&self, most: u32, part: f64) -> u32 {
+        let time = |tokens: f64| self.fixed + self.token * self.knee.max(tokens);
+        let pace = part * f64::from(most) / time(f64::from(most));
+        let below = pace * time(self.knee);
+        let above = pace * self.fixed / (1.0 - pace * self.token);
+        let least = if below <= self.knee { below } else { above };
+        (least.ceil() as u32).clamp(1, most)
+    }
+
     /// What this demand adds to a step that is past the knee anyway.
     pub(crate) fn beyond_fixed(&self, demand: &Demand) -> f64 {
         self.token * demand.tokens + self.beyond_tokens(demand)
@@ -83,6 +94,8 @@ const KNEE: f64 = 4.0;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The demo model's sizes.
@@ -95,5 +108,24 @@ pub(crate) mod tests {
         let step = |tokens| costs.predict(&Demand { tokens, ..Demand::default() });
         assert_eq!(step(1.0), step(4.0));
         assert_eq!(step(8.0) - step(4.0), 4.0 * costs.token);
+    }
+
+    proptest! {
+        #[test]
+        fn the_shortest_step_that_is_worth_it_is_worth_it_and_the_next_shorter_is_not(
+            fixed in 0.0..100.0_f64,
+            knee in 1.0..300.0_f64,
+            most in 1..600_u32,
+            part in 0.5..0.99_f64,
+        ) {
+            let costs = Costs { fixed, token: 1.0, knee, pair: 0.0, read: 0.0, row: 0.0 };
+            let pace = |tokens: u32| {
+                let tokens = f64::from(tokens);
+                tokens / costs.predict(&Demand { tokens, ..Demand::default() })
+            };
+            let least = costs.least_tokens(most, part);
+            prop_assert!(pace(least) >= part * pace(most) * (1.0 - 1e-9));
+            prop_assert!(least == 1 || pace(least - 1) < part * pace(most) * (1.0 + 1e-9));
+        }
     }
 }

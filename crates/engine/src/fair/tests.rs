@@ -151,6 +151,25 @@ fn urgent_requests_come_first_until_patient_ones_have_waited() {
     assert!(rank(old, later) < rank(fresh, later), "it waited for two classes");
 }
 
+#[test]
+fn a_queue_that_moves_is_no_more_urgent_for_being_long() {
+    let (now, mut standings) = (Instant::now(), Standings::default());
+    let standard = |tenant| Share { priority: Priority::Standard, ..share(tenant, 1) };
+    let (flood, calm) = (standard(1), standard(2));
+    let later = now + AGING * 10;
+    standings.look(std::iter::repeat_n(flood, 9), std::iter::empty(), now);
+    standings.admit(&mut Place::new(flood, now), 1, GpuTime::ZERO, later);
+    standings.charge(&mut Place::new(flood, now), GpuTime::from_nanos(5_000));
+    standings.look([flood, calm].into_iter(), std::iter::empty(), later);
+
+    let old = Place::new(flood, now);
+    let fresh = Place { number: 1, ..Place::new(calm, later) };
+    assert!(standings.rank_waiting(&fresh, later) < standings.rank_waiting(&old, later));
+    let after = later + AGING;
+    let fresh = Place { number: 1, ..Place::new(calm, after) };
+    assert!(standings.rank_waiting(&old, after) < standings.rank_waiting(&fresh, after));
+}
+
 /// Standings in which a flood and a calm tenant have so many sequences of ten blocks each.
 fn running(flood: usize, calm: usize) -> Standings {
     let mut standings = Standings::default();
@@ -161,16 +180,18 @@ fn running(flood: usize, calm: usize) -> Standings {
 }
 
 #[test]
-fn the_last_places_are_for_those_with_less_than_their_share() {
+fn extra_places_are_for_those_with_less_than_their_share() {
     let all = Room { places: 32, blocks: 100_000 };
-    let last = Room { places: 1, blocks: 90_000 };
-    let room = Room { places: 2, ..last };
+    let extra = Room { places: extra_places(32), blocks: 90_000 };
+    let room = Room { places: extra_places(32) + 1, ..extra };
 
-    assert!(running(31, 0).allows(FLOOD, 10, last, all), "nobody else was here lately");
-    assert!(!running(30, 1).allows(FLOOD, 10, last, all));
-    assert!(running(30, 1).allows(CALM, 10, last, all));
-    assert!(running(29, 1).allows(FLOOD, 10, room, all), "what is not kept is not left unused");
-    assert!(running(15, 16).allows(FLOOD, 10, last, all), "it has less than its share");
+    assert!(running(31, 1).allows(FLOOD, 10, room, all));
+    assert!(!running(31, 1).allows(FLOOD, 10, extra, all));
+    assert!(running(31, 1).allows(CALM, 10, extra, all));
+    assert!(running(15, 17).allows(FLOOD, 10, extra, all), "it has less than its share");
+    assert!(!running(32, 0).allows(FLOOD, 10, extra, all), "it is alone");
+    assert!(running(31, 0).allows(FLOOD, 10, room, all), "it is alone");
+    assert_eq!(extra_places(1), 0);
 }
 
 #[test]

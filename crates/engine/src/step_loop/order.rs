@@ -41,14 +41,19 @@ impl StepLoop {
     /// The running sequences with these needs, who is served first in front. Prompts of a tenant go one after
     /// the other; streams take turns, if there is not a turn for each in every step.
     pub(super) fn order(&self, needs: &[Need]) -> Vec<usize> {
+        let ranks = self.ranks(needs);
+        let mut order: Vec<usize> = (0..ranks.len()).collect();
+        order.sort_unstable_by_key(|sequence| ranks[*sequence]);
+        order
+    }
+
+    /// Where the running sequences with these needs stand.
+    pub(super) fn ranks(&self, needs: &[Need]) -> Vec<Rank> {
         let now = self.ledger.mark();
         let rank = |(running, need): (&Running, &Need)| -> Rank {
             let rank = self.standings.rank_running(&running.place, now);
             if need.pending == 1 { rank.taking_turns(&running.place) } else { rank }
         };
-        let ranks: Vec<Rank> = self.running.iter().zip(needs).map(rank).collect();
-        let mut order: Vec<usize> = (0..ranks.len()).collect();
-        order.sort_unstable_by_key(|sequence| ranks[*sequence]);
-        order
+        self.running.iter().zip(needs).map(rank).collect()
     }
 }

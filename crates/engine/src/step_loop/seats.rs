@@ -5,7 +5,7 @@
 //! It takes blocks for its text at once, as far as they are not known already, and further ones as it grows. When
 //! none is left, somebody gives all of its blocks up and waits: first who is paused, then the least urgent and of
 //! those the youngest. Its blocks stay known until they are needed, so coming back costs little, and what it
-//! costs is the platform's. Who gave way comes back before anybody new begins.
+//! costs is the platform's. Who gave way comes back before anybody new begins, but for those who get one of the extra places.
 //!
 //! Somebody always moves on: of the sequences that are not paused, the first in rank (urgency, then age) gives
 //! way only when it is the only one that holds blocks, and then there is a block for it, because no sequence is
@@ -22,7 +22,7 @@ use domain::{FinishReason, GpuTime};
 
 use super::StepLoop;
 use crate::blocks::Block;
-use crate::fair::Room;
+use crate::fair::{Room, extra_places};
 use crate::running::{Arrival, Demand, End, Running};
 use crate::schedule::Need;
 
@@ -38,17 +38,16 @@ impl StepLoop {
     /// Gives blocks to sequences that wait.
     pub(super) fn admit(&mut self) {
         self.look_around();
-        while self.running.len() < self.config.max_sequences as usize {
-            if !self.admit_one() {
-                return;
-            }
-        }
+        while self.free_places() > 0 && self.admit_one() {}
     }
 
     /// Whether somebody who waited does so no longer.
     fn admit_one(&mut self) -> bool {
         let away = self.away.iter().enumerate().filter(|(_, running)| !running.need().paused);
-        if let Some((index, _)) = away.min_by_key(|(_, running)| running.rank()) {
+        let has_place = self.free_places() > extra_places(self.config.max_sequences);
+        if let Some((index, _)) = away.min_by_key(|(_, running)| running.rank())
+            && has_place
+        {
             let Some(seat) = self.seat(&self.away[index].demand()) else {
                 let idle = self.running.iter().all(|running| running.need().paused);
                 return idle && self.somebody_gives_way();
@@ -57,10 +56,7 @@ impl StepLoop {
             self.place(running, seat);
             return true;
         }
-        let free = Room {
-            places: self.config.max_sequences - self.running.len() as u32,
-            blocks: self.free_blocks(),
-        };
+        let free = Room { places: self.free_places(), blocks: self.free_blocks() };
         let now = self.ledger.mark();
         let mut seat = None;
         let fits = |arrival: &Arrival| {
@@ -87,6 +83,11 @@ impl StepLoop {
         let needed = self.expected_blocks(demand) - found.len() as u32 + self.blocks.unheld(&found);
         let fresh = demand.tokens.div_ceil(self.config.block_tokens) - found.len() as u32;
         (needed <= self.free_blocks()).then_some(Seat { found, fresh })
+    }
+
+    /// Places that nobody holds, the extra ones included.
+    fn free_places(&self) -> u32 {
+        self.config.most_sequences() - self.running.len() as u32
     }
 
     /// Blocks that nobody holds or is expected to take.

@@ -15,8 +15,10 @@ use domain::{Accounts, FinishReason, ModelName, OutputRules, ProjectId, Sampling
 use tokio::sync::watch;
 
 use super::*;
+use crate::fair::Place;
 use crate::ledger::Clock;
 use crate::models::Shape;
+use crate::running::Arrival;
 use crate::sequence::{Sequence, line};
 use crate::{Event, ModelSource, Refusal, Request};
 
@@ -112,7 +114,10 @@ impl Driver {
         let usage = Usage { prompt_tokens: request.prompt.len() as u32, ..Usage::default() };
         let (sequence, outlet) = line(&self.inbox, request.allowance, usage);
         let names = self.steps.names(request.salt);
-        self.inbox.offer(crate::running::Arrival::new(request, names, None, outlet))?;
+        let share = request.share;
+        let mut arrival = Arrival::new(request, names, None, outlet);
+        arrival.place = Place::new(share, self.now());
+        self.inbox.offer(arrival)?;
         Ok(sequence)
     }
 

@@ -88,8 +88,20 @@ fn write_workers(text: &mut String, workers: &[WorkerFigures]) {
             state.waiting.into()
         }),
     ];
-    for (name, help, read) in gauges {
-        head(text, (name, "gauge", help));
+    let counters: [(&str, &str, Read); 2] = [
+        (
+            "tollgate_worker_drafted_tokens_total",
+            "Tokens looked up in a sequence's own text and computed before they were known.",
+            |state| state.drafted_tokens as f64,
+        ),
+        ("tollgate_worker_accepted_tokens_total", "Those of them that became output.", |state| {
+            state.accepted_tokens as f64
+        }),
+    ];
+    let gauges = gauges.map(|it| ("gauge", it));
+    let counters = counters.map(|it| ("counter", it));
+    for (kind, (name, help, read)) in gauges.into_iter().chain(counters) {
+        head(text, (name, kind, help));
         for worker in workers {
             if let Some(state) = &worker.state {
                 let _ = writeln!(text, "{name}{{worker={}}} {}", quoted(&worker.name), read(state));
