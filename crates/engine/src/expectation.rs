@@ -35,6 +35,17 @@ impl Expectation {
     }
 }
 
+/// Steps until a sequence has a place for which so many wait `before` it, where the running ones have so many steps `left`.
+/// Whoever takes a place is taken to need as many steps as the longest of them has left.
+pub(crate) fn steps_to_place(left: &mut [u32], before: u32) -> u32 {
+    left.sort_unstable();
+    let (Some(longest), Ok(places)) = (left.last().copied(), u32::try_from(left.len())) else {
+        return 0;
+    };
+    let (rounds, at) = (before / places, before % places);
+    longest.saturating_mul(rounds).saturating_add(left[at as usize])
+}
+
 const WEIGHT_OF_ONE: f64 = 1.0 / 16.0;
 const WEIGHT_OF_A_MISTAKE: f64 = 1.0 / 4.0;
 const LEAST: f64 = 1.0 / 32.0;
@@ -59,5 +70,13 @@ mod tests {
             expectation.ended(0, 100);
         }
         assert!(expectation.of(100) > 0, "nobody is expected to say nothing");
+    }
+
+    #[test]
+    fn places_are_free_in_the_order_in_which_sequences_end() {
+        let steps = |before| steps_to_place(&mut [30, 10, 20], before);
+        assert_eq!([0, 1, 2, 3, 4, 6].map(steps), [10, 20, 30, 40, 50, 70]);
+        assert_eq!(steps_to_place(&mut [], 5), 0);
+        assert_eq!(steps_to_place(&mut [u32::MAX], 5), u32::MAX);
     }
 }

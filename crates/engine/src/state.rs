@@ -32,6 +32,9 @@ pub struct EngineState {
     pub waiting_tokens: u64,
     /// What a token of a prompt takes, by the work model: the mean over a prompt of common length.
     pub prompt_token_time: Duration,
+    /// After how long a sequence that came now would have a place: as soon as those before it have theirs and one more
+    /// sequence has ended, of those that are expected to.
+    pub place_in: Duration,
     /// How long a step takes, lately.
     pub step_time: Duration,
     /// Whether new sequences are refused.
@@ -55,6 +58,7 @@ impl EngineState {
     /// After how long a sequence that came now would have its first token, its own prompt not counted.
     pub fn first_token_in(&self) -> Duration {
         let tokens = u32::try_from(self.waiting_tokens).unwrap_or(u32::MAX);
-        self.prompt_token_time.saturating_mul(tokens).saturating_add(self.step_time)
+        let prompts = self.prompt_token_time.saturating_mul(tokens);
+        self.place_in.saturating_add(prompts).saturating_add(self.step_time)
     }
 }

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::attribution::{Attribution, Work};
 use crate::blocks::BlockPool;
 use crate::errands::Errands;
-use crate::expectation::Expectation;
+use crate::expectation::{Expectation, steps_to_place};
 use crate::fair::Standings;
 use crate::grammar::Guides;
 use crate::inbox::{Inbox, Orders};
@@ -431,6 +431,7 @@ impl StepLoop {
             waiting: waiting + self.away.len() as u32,
             waiting_tokens: waiting_prompts + prompts_left,
             prompt_token_time: duration(self.attribution.saved(COMMON_PROMPT)) / COMMON_PROMPT,
+            place_in: self.place_in(waiting + self.away.len() as u32),
             step_time: self.step_time,
             draining: self.orders.draining,
             produced_tokens: self.produced,
@@ -454,6 +455,17 @@ impl StepLoop {
 }
 
 impl StepLoop {
+    /// After how long a sequence that came now would have a place, where so many wait before it.
+    fn place_in(&self, waiting: u32) -> Duration {
+        let is_room = self.running.len() < self.config.max_sequences as usize;
+        if waiting == 0 && is_room && self.free_blocks() > 0 {
+            return Duration::ZERO;
+        }
+        let left = |running: &Running| self.expectation.of(running.demand().left).max(1);
+        let mut left: Vec<u32> = self.running.iter().map(left).collect();
+        self.step_time.saturating_mul(steps_to_place(&mut left, waiting))
+    }
+
     fn mask_times(&self) -> MaskTimes {
         let (mean, p99) = self.masks.mean_and_p99();
         let (added_mean, added_p99) = self.mask_waits.mean_and_p99();

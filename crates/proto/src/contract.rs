@@ -478,6 +478,11 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// Whether it is about what was asked and not about the worker: another one would say the same.
+    pub const fn is_askers(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::Format(_))
+    }
+
     /// Decides status, metric label and retry.
     pub const fn kind(&self) -> ErrorKind {
         match self {

@@ -22,7 +22,7 @@ use crate::figures::Cause;
 use crate::hedge::Hedge;
 use crate::latest::Follower;
 use crate::member::Leaving;
-use crate::patience::patience;
+use crate::patience::Unheard;
 use crate::place::{Placed, Site, Wanted};
 use crate::queue::Lane;
 use crate::router::Router;
@@ -233,15 +233,14 @@ impl Answer {
     async fn happens(&mut self) -> Happened {
         let unpaid = self.is_unpaid();
         let again_at = self.ahead.as_ref().and_then(Ahead::again_at);
-        let limits = self.router.settings().stall;
-        let site = &self.site;
-        let Some(running) = &mut self.running else { return Happened::Said(None) };
-        if std::mem::take(&mut running.rests) {
+        if let Some(running) = &mut self.running
+            && std::mem::take(&mut running.rests)
+        {
             running.heard = Instant::now();
         }
-        let tokens = self.start.prompt.len() + self.start.generated.len();
-        let silence_at =
-            running.heard + patience((site, &self.start.model), tokens, running.begun, limits);
+        let limits = self.router.settings().stall;
+        let silence_at = self.unheard().map(|unheard| unheard.until(limits));
+        let Some(running) = &mut self.running else { return Happened::Said(None) };
         let Running { placed, leaving, hedge, .. } = running;
         tokio::select! {
             biased;
@@ -250,8 +249,31 @@ impl Answer {
             leaving = leaving.changed() => Happened::Leaves(leaving),
             () = at(again_at) => Happened::CopyAgain,
             // Without a lease a sequence waits, and says nothing.
-            () = tokio::time::sleep_until(silence_at), if !unpaid => Happened::Silence,
+            () = at(silence_at), if !unpaid => Happened::Silence,
         }
+    }
+
+    /// What is known of the sequence that runs, as long as nothing is heard of it.
+    fn unheard(&self) -> Option<Unheard<'_>> {
+        let Running { heard, begun, .. } = self.running.as_ref()?;
+        let tokens = self.start.prompt.len() + self.start.generated.len();
+        let (member, model) = (&self.site.member, &self.start.model);
+        Some(Unheard { member, model, tokens, heard: *heard, begun: *begun })
+    }
+
+    /// Nothing was heard of it until it should have been, by what was known then.
+    fn take_silence(&mut self) -> Result<(), RouteError> {
+        let (now, limits) = (Instant::now(), self.router.settings().stall);
+        let Some(unheard) = self.unheard() else { return Ok(()) };
+        if unheard.until(limits) > now {
+            return Ok(());
+        }
+        if unheard.is_passed_over(now, limits) {
+            let crowded = WorkerError::Full { retry_in: limits.least };
+            return self.leave(Cause::PassedOver, crowded);
+        }
+        let silent = WorkerError::Unreachable("it said nothing for too long".to_owned());
+        self.leave(Cause::Stalled, silent)
     }
 
     fn take_in(&mut self, happened: Happened) -> Result<Option<Piece>, RouteError> {
@@ -262,8 +284,7 @@ impl Answer {
                 Some(event)
             }
             Happened::Silence => {
-                let silent = WorkerError::Unreachable("it said nothing for too long".to_owned());
-                return self.leave(Cause::Stalled, silent).map(|()| None);
+                return self.take_silence().map(|()| None);
             }
             Happened::Leaves(leaving) => {
                 self.look_ahead(leaving);
@@ -434,14 +455,19 @@ impl Answer {
     /// The worker does not go on with it. An error if nobody else should, either.
     fn leave(&mut self, cause: Cause, failure: WorkerError) -> Result<(), RouteError> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
-        tracing::warn!(
-            request = %self.start.request,
-            worker = %self.worker(),
-            tokens = self.start.generated.len(),
-            cause = cause.name(),
-            error = %failure,
-            "sequence leaves its worker"
-        );
+        // A format of which nothing was asked is no asker's mistake.
+        let text = self.start.output.format == Format::Text;
+        let is_askers = failure.is_askers() && !(text && matches!(failure, WorkerError::Format(_)));
+        if !is_askers {
+            tracing::warn!(
+                request = %self.start.request,
+                worker = %running.placed.site.member.name(),
+                tokens = self.start.generated.len(),
+                cause = cause.name(),
+                error = %failure,
+                "sequence leaves its worker"
+            );
+        }
         let leaves = self.site.member.leaves();
         let work = self.work_here();
         let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
@@ -457,8 +483,9 @@ impl Answer {
         }
         if !honest || self.handed_over > MAX_HAND_OVERS {
             self.attempts += 1;
-            // A worker that leaves breaks what it has; it is not sick.
-            if !leaves {
+            // A worker that leaves breaks what it has, and one that is crowded passes some over; neither is sick. And no
+            // worker is to blame for what was asked of it.
+            if !leaves && cause != Cause::PassedOver && !is_askers {
                 running.placed.in_flight.fail(&failure);
             }
         }
@@ -470,9 +497,7 @@ impl Answer {
         if self.is_over().is_some() {
             return Ok(());
         }
-        if matches!(failure, WorkerError::Invalid(_) | WorkerError::Format(_))
-            || self.attempts > self.router.settings().max_attempts
-        {
+        if is_askers || self.attempts > self.router.settings().max_attempts {
             return Err(RouteError::Worker(failure));
         }
         self.router.counters.went_on(cause);

@@ -21,6 +21,8 @@ pub enum Cause {
     Lost,
     /// Its worker said nothing for too long.
     Stalled,
+    /// Its worker did not come to it for too long, and worked on: it is crowded, and not sick.
+    PassedOver,
     /// Its worker said what cannot be.
     Garbage,
     /// Its worker failed, and said so.
@@ -29,8 +31,14 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::HandedOver, Self::Lost, Self::Stalled, Self::Garbage, Self::Failed];
+    pub const ALL: [Self; 6] = [
+        Self::HandedOver,
+        Self::Lost,
+        Self::Stalled,
+        Self::PassedOver,
+        Self::Garbage,
+        Self::Failed,
+    ];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -38,6 +46,7 @@ impl Cause {
             Self::HandedOver => "handed_over",
             Self::Lost => "lost",
             Self::Stalled => "stalled",
+            Self::PassedOver => "passed_over",
             Self::Garbage => "garbage",
             Self::Failed => "failed",
         }

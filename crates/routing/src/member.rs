@@ -49,6 +49,8 @@ struct Health {
     breaker: Breaker,
     /// When it came, or came back.
     since: Option<Instant>,
+    /// When its accounts last showed that it had computed something.
+    worked: Option<Instant>,
     /// It said that it has no room for a model before this.
     full: Vec<(ModelDigest, Instant)>,
     /// What it served when it last said so, in which life of its process.
@@ -89,6 +91,7 @@ impl Member {
             health: Mutex::new(Health {
                 breaker,
                 since: None,
+                worked: None,
                 full: Vec::new(),
                 served: (IncarnationId::from_u128(0), Vec::new()),
             }),
@@ -166,6 +169,11 @@ impl Member {
         known.unwrap_or_default()
     }
 
+    /// When its accounts last showed that it had computed something.
+    pub(crate) fn worked(&self) -> Option<Instant> {
+        self.health().worked
+    }
+
     /// Whether it may be given a sequence of this model now, as far as its health goes; if so, how much of its
     /// share it should get: less than 1 while it is new.
     pub(crate) fn readiness(
@@ -239,7 +247,9 @@ impl Member {
     fn forget(&self, error: &WorkerError) -> bool {
         let known = self.state.swap(None).is_some();
         if known {
-            self.health().since = None;
+            let mut health = self.health();
+            (health.since, health.worked) = (None, None);
+            drop(health);
             tracing::warn!(worker = %self.name, error = %error, "worker lost");
         }
         known
@@ -306,6 +316,10 @@ impl Member {
         };
         let state = Arc::new(state);
         let known = self.state.swap(Some(Arc::clone(&state)));
+        let computed = |state: &WorkerState| state.accounts.requests;
+        if known.as_ref().is_some_and(|known| computed(&state) > computed(known)) {
+            self.health().worked = Some(now);
+        }
         // The moment moves a little with every push; only a stage or a new deadline is news.
         self.stage.set(leaving, |known| {
             known.stage != leaving.stage || known.at.is_some() != leaving.at.is_some()

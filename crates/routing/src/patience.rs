@@ -1,25 +1,55 @@
 //! How long a worker may say nothing about a sequence that should go on.
+//!
+//! A sequence that waits in its worker's queue is told nothing, however well the worker does. As long as that says
+//! that sequences wait and its accounts show that it computes, waiting is no silence, up to the bound that no worker
+//! chooses.
 
 use std::time::Duration;
 
 use domain::ModelDigest;
 use proto::{ModelLoad, WorkerState};
+use tokio::time::Instant;
 
 use crate::member::Member;
-use crate::place::Site;
 use crate::settings::StallLimits;
 
-/// How long `site` may say nothing about a sequence of `prompt` tokens, of which it said something new itself or not
-/// (`begun`): several times what it predicts, within bounds that it does not choose.
-pub(crate) fn patience(
-    (site, model): (&Site, &ModelDigest),
-    prompt: usize,
-    begun: bool,
-    limits: StallLimits,
-) -> Duration {
-    let predicted = |state: &WorkerState| predicted(&state.load_of(model), prompt, begun);
-    let predicted = site.member.with_state(predicted);
-    (predicted.unwrap_or_default()).clamp(limits.least, limits.most.max(limits.least))
+/// What is known of a sequence of which nothing is heard.
+pub(crate) struct Unheard<'a> {
+    pub(crate) member: &'a Member,
+    pub(crate) model: &'a ModelDigest,
+    /// Tokens of its text so far.
+    pub(crate) tokens: usize,
+    /// When something new was heard of it, or could not be expected.
+    pub(crate) heard: Instant,
+    /// Whether its worker said something new itself.
+    pub(crate) begun: bool,
+}
+
+impl Unheard<'_> {
+    /// When something should have been heard: after several times what its worker predicts, within bounds that it
+    /// does not choose.
+    pub(crate) fn until(&self, limits: StallLimits) -> Instant {
+        let most = limits.most.max(limits.least);
+        let predicted =
+            |state: &WorkerState| predicted(&state.load_of(self.model), self.tokens, self.begun);
+        let predicted = self.member.with_state(predicted).unwrap_or_default();
+        let due = self.heard + predicted.clamp(limits.least, most);
+        match self.member.worked().filter(|_| self.waits()) {
+            Some(worked) => due.max((worked + limits.least).min(self.heard + most)),
+            None => due,
+        }
+    }
+
+    /// Whether its worker may not have come to it, and worked on others.
+    pub(crate) fn is_passed_over(&self, now: Instant, limits: StallLimits) -> bool {
+        let worked = self.member.worked();
+        self.waits() && worked.is_some_and(|worked| now < worked + limits.least)
+    }
+
+    fn waits(&self) -> bool {
+        let waiting = |state: &WorkerState| state.load_of(self.model).waiting > 0;
+        self.member.with_state(waiting).unwrap_or_default()
+    }
 }
 
 /// Several times what `member` predicts for reading `tokens` tokens that came now; it chooses that itself.

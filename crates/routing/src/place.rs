@@ -334,7 +334,9 @@ impl Router {
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),
         };
-        count(&self.counters.retried);
+        if !error.is_askers() {
+            count(&self.counters.retried);
+        }
         match error {
             WorkerError::Invalid(_) | WorkerError::Format(_) => Err(Refusal::Final(error)),
             WorkerError::Full { retry_in } => {

@@ -1,6 +1,7 @@
 //! The router, over scripted workers: balancing, refusals, and streams that go on elsewhere.
 
 mod actor;
+mod crowds;
 mod embedding;
 mod hedging;
 mod liars;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    ErrorKind, FinishReason, GpuTime, Job, JobParts, ModelDigest, ModelFiles, ModelInfo, ModelName,
-    NanoUsd, OutputRules, OwnBound, Price, ProjectId, RequestId, Sampling, Share,
+    ErrorKind, FinishReason, Format, GpuTime, Job, JobParts, ModelDigest, ModelFiles, ModelInfo,
+    ModelName, NanoUsd, OutputRules, OwnBound, Price, ProjectId, RequestId, Sampling, Share,
 };
 use proptest::prelude::*;
 use proto::{ScriptedWorker, Worker};
@@ -66,6 +67,10 @@ fn job(max_output: u32) -> Job {
 }
 
 fn job_of(model: &ModelInfo, max_output: u32) -> Job {
+    job_in(model, max_output, Format::Text)
+}
+
+fn job_in(model: &ModelInfo, max_output: u32, format: Format) -> Job {
     Job::new(JobParts {
         request: RequestId::generate(),
         model: model.name.clone(),
@@ -75,7 +80,7 @@ fn job_of(model: &ModelInfo, max_output: u32) -> Job {
         max_output: Some(max_output),
         choices: 1,
         sampling: Sampling::greedy(),
-        output: OutputRules::default(),
+        output: OutputRules { format, ..OutputRules::default() },
         stop: Vec::new(),
         share: Share::of(ProjectId::generate()),
         reproducible: true,
