@@ -224,8 +224,8 @@ const MARGIN: f64 = 1.25;
 /// The same beside others. What a turn shares with theirs is not saved while they go on, and threads that divided a step
 /// evenly wait for the one that has a row more.
 const MARGIN_IN_COMPANY: f64 = 2.0;
-/// The part of a step's time that drafts may add where somebody gains nothing by them.
-const MAX_DELAY: f64 = 1.0 / 16.0;
+/// The part of a step's time that drafts may add where somebody gains nothing by them: less than steps differ by themselves.
+const MAX_DELAY: f64 = 1.0 / 64.0;
 /// Tokens of a draft at most.
 pub(crate) const MAX_DRAFT: u32 = 15;
 /// Tokens until the first try, and until the last ones.
@@ -285,9 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn who_gains_nothing_waits_a_sixteenth_longer_at_most() {
-        let costs = costs(62.0);
-        // Of two, one guesses: of a step of 64 that is four tokens.
+    fn who_gains_nothing_waits_next_to_no_longer() {
+        let costs = costs(254.0);
+        // Of two, one guesses: of a step of 256 that is four tokens.
         let mut plan = step(&costs, 2);
         assert_eq!(drafted(&mut plan, 1, 1.0), MAX_DRAFT);
         let drafts = plan.settle();
