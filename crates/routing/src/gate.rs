@@ -167,7 +167,7 @@ impl Room {
     /// Lets those who are next try, a few at a time.
     fn call(&mut self) {
         while !self.blocked && self.trying < MAX_TRYING {
-            let Some(ticket) = self.queue.take() else { return };
+            let Some(ticket) = self.queue.take(Instant::now()) else { return };
             let called = self.waiting.remove(&ticket.id);
             if called.is_some_and(|called| called.send(Call::Turn(ticket)).is_ok()) {
                 self.trying += 1;

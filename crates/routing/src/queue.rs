@@ -1,8 +1,9 @@
 //! Who is next when there is no room: fair between tenants, urgent before patient, and nobody for ever.
 //!
-//! Each class of urgency is a lane. A lane is due by the age of its oldest ticket and by its class: what waited for
-//! long enough comes before what is more urgent and has just come. Within a lane tenants take turns in
-//! proportion to their weights (virtual time: a ticket moves its tenant's clock by its cost over its weight).
+//! Each class of urgency is a lane. A lane is due by its class and by how long it has passed a tenant over: who was not served
+//! for long enough comes before what is more urgent and has just come. A long queue that moves is not urgent: by the
+//! age of its tickets, one tenant's flood would come before everybody's urgent requests. Within a lane tenants take turns
+//! in proportion to their weights (virtual time: a ticket moves its tenant's clock by its cost over its weight).
 //!
 //! The queue is bounded. When it is full, the tenant that takes most of it gives up a place to one that takes less.
 //! Pure: time is handed in.
@@ -59,13 +60,14 @@ pub(crate) struct Ticket {
     /// How much it asks for, in tokens.
     pub(crate) cost: u64,
     pub(crate) since: Instant,
-    /// Its tenant's clock when it is served; known once it was taken.
+    /// Its tenant's clock when it is served, and when one of that was served before; known once it was taken.
     tag: u128,
+    before: Option<Instant>,
 }
 
 impl Ticket {
     pub(crate) const fn new(id: u64, lane: Lane, share: Share, cost: u64, since: Instant) -> Self {
-        Self { id, lane, share, cost, since, tag: 0 }
+        Self { id, lane, share, cost, since, tag: 0, before: None }
     }
 
     fn length(&self) -> u128 {
@@ -110,6 +112,16 @@ struct Flow {
     tickets: VecDeque<Ticket>,
     /// The clock of the first of them.
     tag: u128,
+    /// When one of them was last served.
+    served: Option<Instant>,
+}
+
+impl Flow {
+    /// Since when its tenant is passed over.
+    fn waits_since(&self) -> Option<Instant> {
+        let came = self.tickets.front()?.since;
+        Some(self.served.map_or(came, |served| served.max(came)))
+    }
 }
 
 impl FairQueue {
@@ -156,15 +168,15 @@ impl FairQueue {
     }
 
     /// Takes whoever is next.
-    pub(crate) fn take(&mut self) -> Option<Ticket> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Ticket> {
         let due = |(at, lane): (usize, &LaneQueue)| {
-            let (oldest, _) = lane.ages.first()?;
+            let waits_since = lane.flows.values().filter_map(Flow::waits_since).min()?;
             // A continuation is due before everything else, however old that is.
-            let due = (at > 0).then(|| *oldest + self.aging * at as u32);
+            let due = (at > 0).then(|| waits_since + self.aging * at as u32);
             Some((due, at))
         };
         let (_, at) = self.lanes.iter().enumerate().filter_map(due).min()?;
-        let ticket = self.lanes[at].take()?;
+        let ticket = self.lanes[at].take(now)?;
         self.count(ticket.share.tenant, -1);
         Some(ticket)
     }
@@ -237,11 +249,11 @@ impl LaneQueue {
         flow.tickets.push_back(ticket);
     }
 
-    fn take(&mut self) -> Option<Ticket> {
+    fn take(&mut self, now: Instant) -> Option<Ticket> {
         let (tag, tenant) = self.order.pop_first()?;
         let flow = self.flows.get_mut(&tenant)?;
         let mut ticket = flow.tickets.pop_front()?;
-        ticket.tag = tag;
+        (ticket.tag, ticket.before) = (tag, flow.served.replace(now));
         self.now = self.now.max(tag);
         flow.tag = tag + ticket.length();
         if !flow.tickets.is_empty() {
@@ -262,6 +274,7 @@ impl LaneQueue {
         }
         // The clock goes back by what was not served after all.
         flow.tag = flow.tag.saturating_sub(ticket.length());
+        flow.served = ticket.before;
         // Several may come back, in any order, and stand among themselves as they came.
         let before = flow.tickets.iter().take_while(|other| other.id < ticket.id).count();
         flow.tickets.insert(before, ticket);

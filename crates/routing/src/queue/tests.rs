@@ -21,7 +21,7 @@ fn tenants_are_served_in_proportion_to_their_weights() {
         queue.push(ticket(1000 + id, STANDARD, light, 1, now));
     }
 
-    let served: Vec<_> = (0..80).filter_map(|_| queue.take()).collect();
+    let served: Vec<_> = (0..80).filter_map(|_| queue.take(now)).collect();
 
     let heavy = served.iter().filter(|ticket| ticket.share.tenant == heavy).count();
     assert!((59..=61).contains(&heavy), "{heavy} of 80 at a weight of 3 to 1");
@@ -36,9 +36,32 @@ fn urgent_requests_come_first_until_patient_ones_have_waited() {
     queue.push(ticket(3, Lane::New(Priority::Interactive), tenant, 1, now + AGING * 3 / 2));
     queue.push(ticket(4, Lane::Continuation, tenant, 1, now + AGING * 9));
 
-    let order: Vec<_> = std::iter::from_fn(|| queue.take()).map(|ticket| ticket.id).collect();
+    let order: Vec<_> = std::iter::from_fn(|| queue.take(now)).map(|ticket| ticket.id).collect();
 
     assert_eq!(order, [4, 2, 3, 1]);
+}
+
+#[test]
+fn a_flood_of_patient_requests_that_is_served_is_not_urgent() {
+    let (flood, other, now) = (ProjectId::generate(), ProjectId::generate(), Instant::now());
+    let mut queue = FairQueue::new(1000, AGING);
+    for id in 0..100 {
+        queue.push(ticket(id, STANDARD, flood, 1, now));
+    }
+    let later = now + AGING * 9;
+    let next = |queue: &mut FairQueue, now| queue.take(now).map(|ticket| ticket.id);
+    assert_eq!(next(&mut queue, later), Some(0));
+    queue.push(ticket(100, Lane::New(Priority::Interactive), other, 1, later));
+    queue.push(ticket(101, Lane::New(Priority::Interactive), other, 1, later));
+
+    let refused = queue.take(later).unwrap();
+    assert_eq!(refused.id, 100);
+    queue.put_back(refused);
+    assert_eq!(next(&mut queue, later), Some(100));
+    assert_eq!(next(&mut queue, later + AGING * 2), Some(101), "it came first");
+    queue.push(ticket(102, Lane::New(Priority::Interactive), flood, 1, later + AGING * 2));
+    assert_eq!(next(&mut queue, later + AGING * 2), Some(1), "it was passed over for long enough");
+    assert_eq!(next(&mut queue, later + AGING * 2), Some(102));
 }
 
 #[test]
@@ -62,9 +85,9 @@ fn a_flood_is_not_ahead_of_others() {
         queue.push(ticket(id, STANDARD, flood, 1, now));
     }
     queue.push(ticket(200, Lane::New(Priority::Interactive), flood, 1, now));
-    queue.take();
+    queue.take(now);
     for served in 0..3 {
-        assert_eq!(queue.take().map(|ticket| ticket.id), Some(served));
+        assert_eq!(queue.take(now).map(|ticket| ticket.id), Some(served));
     }
     let next = |tenant, weight| ticket(300, STANDARD, tenant, weight, now);
 
@@ -84,11 +107,11 @@ fn one_that_found_no_room_keeps_its_turn() {
     let mut queue = FairQueue::new(10, AGING);
     queue.push(ticket(1, STANDARD, one, 1, now));
     queue.push(ticket(2, STANDARD, other, 1, now));
-    let first = queue.take().unwrap();
+    let first = queue.take(now).unwrap();
 
     queue.put_back(first);
 
-    assert_eq!(queue.take().map(|ticket| ticket.id), Some(first.id));
+    assert_eq!(queue.take(now).map(|ticket| ticket.id), Some(first.id));
 }
 
 #[derive(Clone, Debug)]
@@ -133,7 +156,7 @@ proptest! {
                     prop_assert!(queue.len() <= 20 + came_back);
                 }
                 Step::Take => {
-                    let next = queue.take();
+                    let next = queue.take(now);
                     prop_assert_eq!(next.is_some(), !waiting.is_empty());
                     if let Some(next) = next {
                         let before = waiting.len();
@@ -153,7 +176,7 @@ proptest! {
             }
             prop_assert_eq!(queue.len(), waiting.len());
         }
-        let rest: HashSet<_> = std::iter::from_fn(|| queue.take()).map(|ticket| ticket.id).collect();
+        let rest: HashSet<_> = std::iter::from_fn(|| queue.take(now)).map(|ticket| ticket.id).collect();
         prop_assert_eq!(rest, waiting.iter().map(|ticket| ticket.id).collect::<HashSet<_>>());
     }
 
@@ -171,7 +194,7 @@ proptest! {
                 let id = 1 + second * 2 + more;
                 queue.push(ticket(id, Lane::New(Priority::Interactive), flood, weight, since));
             }
-            served |= queue.take().is_some_and(|ticket| ticket.id == 0);
+            served |= queue.take(now).is_some_and(|ticket| ticket.id == 0);
         }
         prop_assert!(served);
     }
