@@ -327,6 +327,11 @@ fn a_format_that_cannot_be_compiled_is_refused_and_says_why() {
         Format::Choice(Arc::from([])),
         Format::Choice(Arc::from(["x".repeat(200_000)])),
         Format::Grammar("start: missing".into()),
+        Format::Grammar("start: %json { \"x-guidance\": { \"lenient\": true } }".into()),
+        Format::Grammar("start: %json { \"x-guidance\": 7 }".into()),
+        Format::Grammar(
+            "start: a\na: %json { \"properties\": { \"b\": { \"maxLength\": -1 } } }".into(),
+        ),
         Format::Grammar("start: \"a\" start".into()),
     ];
     for format in wrong {
