@@ -291,30 +291,127 @@ impl What {
                 (following, outlook)
             }
         };
-        let outlook = following.fit(outlook);
+        let outlook = following.fit(outlook, MAX_BYTES);
         (following, outlook)
     }
 }
 
 impl Following {
-    /// Keeps to the memory there is. The outlook stays what it is, if that can be done.
-    fn fit(&mut self, outlook: Outlook) -> Outlook {
+    /// Keeps to the memory there is, and to `max` bytes. The outlook stays what it is, if that can be done.
+    fn fit(&mut self, outlook: Outlook, max: usize) -> Outlook {
         let bytes = self.matching.bytes();
-        if bytes <= MAX_BYTES && self.hold.try_resize(bytes) {
+        if bytes <= max && self.hold.try_resize(bytes) {
             return outlook;
         }
         self.matching.shrink();
         let bytes = self.matching.bytes();
         self.hold.resize(bytes);
-        if bytes <= MAX_BYTES {
+        if bytes <= max {
             return outlook;
         }
-        Outlook::nothing(too_large(bytes, MAX_BYTES))
+        Outlook::nothing(too_large(bytes, max))
     }
 }
 
 const THREADS: [Takes; 2] = [Takes::Everything, Takes::WhatIsQuick];
 /// What a guide may take.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 /// What a guide is expected to explore.
 const HEADROOM: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use domain::{Format, ModelName, ProjectId};
+
+    use super::super::language::Compiler;
+    use super::*;
+    use crate::{Model, ModelSource};
+
+    fn language(format: &Format) -> Arc<Language> {
+        let model = Model::load(ModelName::new("demo"), &ModelSource::Demo, &mut |_| {}).unwrap();
+        let compiler = Compiler::new(model.files(), model.info()).unwrap();
+        compiler.compile(format).unwrap()
+    }
+
+    fn share(tenant: u128) -> Share {
+        Share::of(ProjectId::from_u128(tenant))
+    }
+
+    /// Guides whose threads have not come to work yet.
+    fn idle(bytes: usize) -> Guides {
+        let work = Mutex::new(Work { desk: Desk::new(), finished: 0, over: false });
+        let (more, done, ring) = (Condvar::new(), Condvar::new(), Box::new(|| {}));
+        let office = Arc::new(Office { work, more, done, ring });
+        Guides { office, memory: Memory::new(bytes), threads: Vec::new() }
+    }
+
+    #[test]
+    fn a_guide_that_is_gone_leaves_nothing_to_do_and_holds_no_memory() {
+        let (guides, language) = (idle(1 << 30), language(&Format::JsonObject));
+        let begun: Vec<Guide> =
+            (0..20).map(|_| guides.guide(share(1), Arc::clone(&language), &[])).collect();
+        assert_eq!(guides.office.lock().desk.len(), 20);
+        assert!(guides.memory.all() >= 20 * language.bytes());
+
+        drop(begun);
+
+        assert_eq!((guides.office.lock().desk.len(), guides.memory.all()), (0, 0));
+    }
+
+    #[test]
+    fn there_is_room_for_a_few_guides_and_then_for_other_tenants_only() {
+        let language = language(&Format::JsonObject);
+        let guides = idle(4 * (language.bytes() + HEADROOM));
+        let begin = |tenant| {
+            let room = guides.has_room(share(tenant), &language);
+            room.then(|| guides.guide(share(tenant), Arc::clone(&language), &[]))
+        };
+        let flood: Vec<Guide> = (0..100).map_while(|_| begin(1)).collect();
+        let calm: Vec<Guide> = (0..100).map_while(|_| begin(2)).collect();
+        assert_eq!((flood.len(), calm.len()), (4, 2));
+    }
+
+    /// Follows a language that explores much, with draws of all kinds; what was said, and the most bytes it took.
+    fn follow(language: &Arc<Language>, hold: Hold, vocabulary: usize) -> (Vec<String>, usize) {
+        let begin = What::Begin(Arc::clone(language), Vec::new(), hold);
+        let (mut following, mut outlook) = begin.find_out();
+        let (mut said, mut most) = (Vec::new(), 0);
+        for draw in 0..60 {
+            said.push(format!("{outlook:?}"));
+            let Then::Choice(mask) = &outlook.then else { break };
+            let mut logits = vec![0.0; vocabulary];
+            mask.apply(&mut logits);
+            let allowed: Vec<usize> =
+                (0..vocabulary).filter(|token| logits[*token].is_finite()).collect();
+            let token = allowed[draw * 7_919 % allowed.len()] as u32;
+            (following, outlook) = What::Advance(following, token).find_out();
+            most = most.max(following.matching.bytes());
+        }
+        (said, most)
+    }
+
+    #[test]
+    fn a_guide_that_must_forget_what_it_explored_says_the_same() {
+        let language = language(&Format::Regex("\\p{L}{1,200}\\w{1,200}".into()));
+        let (roomy, full) = (Memory::new(1 << 30), Memory::new(0));
+        let _others = full.hold(share(2), 1);
+
+        let (expected, explored) = follow(&language, roomy.hold(share(1), 0), 4096);
+        let (said, kept) = follow(&language, full.hold(share(1), 0), 4096);
+
+        assert!(expected.len() > 30, "{} tokens", expected.len());
+        assert_eq!(said, expected);
+        assert!(kept < explored / 2, "{kept} bytes, and {explored} where there is room");
+    }
+
+    #[test]
+    fn a_guide_that_takes_too_much_says_so_and_what_to_do() {
+        let language = language(&Format::JsonObject);
+        let hold = Memory::new(1 << 30).hold(share(1), 0);
+        let mut following = Following { matching: Matching::begin(&language), hold };
+        let outlook = following.matching.replay(&[]);
+        let outlook = following.fit(outlook, 1_024);
+        let Then::Nothing(reason) = outlook.then else { panic!("{outlook:?}") };
+        assert!(reason.contains("at most 1 KiB") && reason.contains("use fewer"), "{reason}");
+    }
+}
