@@ -69,7 +69,7 @@ fn inclined_to_end() -> Vec<(u32, f32)> {
     for (token, id) in tokenizer.get_vocab(true) {
         if token.chars().all(|char| "\"]}".contains(char)) {
             // Within a string only a quote closes.
-            bias.push((id, if token.starts_with('"') { 30.0 } else { 12.0 }));
+            bias.push((id, if token.starts_with('"') { 45.0 } else { 25.0 }));
         } else if token.contains(['{', '[', ',']) {
             bias.push((id, -6.0));
         }
