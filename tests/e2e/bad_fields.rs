@@ -163,6 +163,46 @@ async fn a_bad_field_is_a_400_that_names_it() -> anyhow::Result<()> {
     nothing_happened(&serve).await
 }
 
+/// Formats that only a worker finds out to be none.
+fn formats() -> Vec<Row> {
+    let empty = json!({ "type": "integer", "minimum": 3, "maximum": 2 });
+    let schema = |schema: &Value| {
+        let schema = json!({ "name": "x", "schema": schema });
+        json!({ "response_format": { "type": "json_schema", "json_schema": schema } })
+    };
+    let mut bad_tool = tool("f");
+    bad_tool["function"]["parameters"] =
+        json!({ "type": "object", "properties": { "a": { "pattern": "(" } } });
+    vec![
+        (json!({ "guided_regex": "(a" }), "guided_regex"),
+        (json!({ "guided_regex": "a(?=b)" }), "guided_regex"),
+        (json!({ "guided_regex": "((((a{1000}){1000}){1000}){1000}){1000}" }), "guided_regex"),
+        (json!({ "guided_grammar": "start: missing" }), "guided_grammar"),
+        (json!({ "guided_grammar": "start: %json { \"pattern\": 7 }" }), "guided_grammar"),
+        (json!({ "guided_json": { "$ref": "https://example.com/other.json" } }), "guided_json"),
+        (json!({ "structured_outputs": { "regex": "(a" } }), "structured_outputs.regex"),
+        (schema(&empty), "response_format.json_schema.schema"),
+        (json!({ "tools": [bad_tool], "tool_choice": "required" }), "tools"),
+    ]
+}
+
+#[tokio::test]
+async fn a_format_that_only_the_worker_refuses_is_a_400_that_names_its_field() -> anyhow::Result<()>
+{
+    let serve = Serve::start().await?;
+    let mut wrong = Vec::new();
+
+    for (change, param) in formats() {
+        let whole = serve.api().chat(&with(who(), &change)).await?;
+        wrong.extend(complaint(&change, &whole, 400, param));
+        let stream = with(with(who(), &change), &json!({ "stream": true }));
+        wrong.extend(complaint(&change, &serve.api().chat(&stream).await?, 400, param));
+    }
+
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_does_not_fit_the_model_is_told_so() -> anyhow::Result<()> {
     let serve = Serve::start().await?;

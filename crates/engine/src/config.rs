@@ -10,6 +10,9 @@ pub struct EngineConfig {
     pub kv_blocks: Option<u32>,
     /// Memory for the KV cache, in bytes; not used if `kv_blocks` is given.
     pub kv_bytes: u64,
+    /// Memory for following outputs in formats, in bytes. While it is used up, sequences in formats wait; a tenant
+    /// that holds less than its share of it does not, up to as much again.
+    pub format_bytes: u64,
     /// Tokens that one KV block holds; a multiple of 16.
     pub block_tokens: u32,
     /// Sequences that may hold blocks at once, paused ones included. If others hold all of these places, a tenant that has
@@ -67,6 +70,7 @@ impl Default for EngineConfig {
         Self {
             kv_blocks: None,
             kv_bytes: KV_BYTES,
+            format_bytes: FORMAT_BYTES,
             block_tokens: BLOCK_TOKENS,
             max_sequences: MAX_SEQUENCES,
             max_waiting: MAX_WAITING,
@@ -86,6 +90,7 @@ fn setting_error(setting: &'static str, problem: &str) -> EngineError {
 /// Our attention kernel works on this many positions at once.
 const BLOCK_UNIT: u32 = 16;
 const KV_BYTES: u64 = 256 * 1024 * 1024;
+const FORMAT_BYTES: u64 = 256 * 1024 * 1024;
 const BLOCK_TOKENS: u32 = 32;
 const MAX_SEQUENCES: u32 = 64;
 const MAX_WAITING: u32 = 256;

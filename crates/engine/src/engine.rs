@@ -48,7 +48,8 @@ impl Engine {
         let (report, state) = watch::channel(EngineState::default());
         let languages = Languages::new(model.files().clone(), info.clone());
         let bell = Arc::clone(&inbox);
-        let guides = Guides::start(move || bell.ring())
+        let format_bytes = usize::try_from(config.format_bytes).unwrap_or(usize::MAX);
+        let guides = Guides::start(format_bytes, move || bell.ring())
             .map_err(|error| EngineError::Start(error.to_string()))?;
         let (guides, prefixes) = (Arc::new(guides), Arc::new(Prefixes::new()));
         let shared = Shared { inbox, guides, prefixes, errands: Arc::new(Errands::new()) };
@@ -72,7 +73,7 @@ impl Engine {
         if request.output.format == Format::Text {
             return self.submit(request);
         }
-        let language = self.0.languages.find(&request.output.format).await;
+        let language = self.0.languages.find(&request.output.format, request.share).await;
         let language = language.map_err(|error| match error {
             NotCompiled::Wrong(reason) => Refusal::Format(reason),
             NotCompiled::Slow => Refusal::Format("it takes too long to compile".to_owned()),
@@ -106,11 +107,10 @@ impl Engine {
             completion_tokens: request.generated.len() as u32,
             ..Usage::default()
         };
-        let Shared { inbox, guides, .. } = &self.0.shared;
+        let inbox = &self.0.shared.inbox;
         let (sequence, outlet) = line(inbox, request.allowance, usage);
-        let guide = language.map(|language| guides.guide(language, &request.generated));
         let names = Names::new(self.names(&model.digest, request.salt), self.0.block_tokens);
-        inbox.offer(Arrival::new(request, names, guide, outlet).with(adapter))?;
+        inbox.offer(Arrival::new(request, names, language, outlet).with(adapter))?;
         Ok(sequence)
     }
 

@@ -12,11 +12,14 @@
 //!
 //! Invariant: knows nothing of logits, steps or sequences. Only this module knows `llguidance`.
 
+mod desk;
 mod guide;
 mod language;
 mod languages;
 mod mask;
 mod matching;
+mod memory;
+mod reader;
 mod text;
 #[cfg(any(test, feature = "fuzzing"))]
 mod trial;

@@ -52,6 +52,7 @@ mod source;
 mod state;
 mod step;
 mod step_loop;
+mod turns;
 
 pub use checkpoint::{Written, write_gguf};
 pub use compare::{Comparison, compare};

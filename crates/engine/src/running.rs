@@ -10,7 +10,7 @@ use crate::adapter::Adapter;
 use crate::attribution::{Loss, Phase, Work};
 use crate::blocks::{Block, BlockPool};
 use crate::fair::Place;
-use crate::grammar::{Guide, Next};
+use crate::grammar::{Guide, Guides, Language, Next};
 use crate::names::Names;
 use crate::sampler::{Limits, Sampler, logprobs};
 use crate::schedule::Need;
@@ -28,23 +28,24 @@ pub(crate) struct Arrival {
     names: Names,
     request: Request,
     adapter: Option<Arc<Adapter>>,
-    guide: Option<Guide>,
+    /// What its output must be a sentence of, if it has a format.
+    language: Option<Arc<Language>>,
     pub(crate) place: Place,
     pub(crate) outlet: Outlet,
 }
 
 impl Arrival {
-    /// `names` are to name its blocks; `guide` follows the output, if it has a format.
+    /// `names` are to name its blocks; its output is kept in `language`, if there is one.
     pub(crate) fn new(
         request: Request,
         mut names: Names,
-        guide: Option<Guide>,
+        language: Option<Arc<Language>>,
         outlet: Outlet,
     ) -> Self {
         let tokens = [&*request.prompt, &*request.generated].concat();
         names.follow(&tokens);
         let place = Place::new(request.share, Instant::now());
-        Self { tokens, names, request, adapter: None, guide, place, outlet }
+        Self { tokens, names, request, adapter: None, language, place, outlet }
     }
 
     /// The same, computed with an adapter.
@@ -66,7 +67,13 @@ impl Arrival {
 
     /// Whether nothing is left to produce. In a format only the guide knows how that ends.
     pub(crate) fn is_complete(&self) -> bool {
-        self.guide.is_none() && self.request.generated.len() as u32 >= self.request.max_output
+        self.language.is_none() && self.request.generated.len() as u32 >= self.request.max_output
+    }
+
+    /// Whether there is memory for a guide to follow its output, if it needs one.
+    pub(crate) fn may_be_guided(&self, guides: &Guides) -> bool {
+        let language = self.language.as_ref();
+        language.is_none_or(|language| guides.has_room(self.place.share, language))
     }
 }
 
@@ -140,9 +147,11 @@ pub(crate) enum End {
 }
 
 impl Running {
-    /// Admits `arrival` after `age` others; it has no blocks yet.
-    pub(crate) fn new(arrival: Arrival, age: u64) -> Self {
-        let Arrival { tokens, names, request, adapter, guide, place, outlet } = arrival;
+    /// Admits `arrival` after `age` others; it has no blocks yet, and its guide begins now.
+    pub(crate) fn new(arrival: Arrival, age: u64, guides: &Guides) -> Self {
+        let Arrival { tokens, names, request, adapter, language, place, outlet } = arrival;
+        let guide =
+            language.map(|language| guides.guide(place.share, language, &request.generated));
         let sampler = Sampler::new(request.sampling, &request.prompt, &request.generated);
         // Whoever produced the last token had not computed it yet.
         let migrated = if request.generated.is_empty() { 0 } else { tokens.len() as u32 - 1 };
@@ -526,7 +535,8 @@ mod tests {
             adapter: None,
         };
         let names = Names::new(BlockNames::new(&ModelDigest::new("model"), SALT, 2), 2);
-        let mut running = Running::new(Arrival::new(request, names, None, outlet), 0);
+        let guides = Guides::start(0, || {}).unwrap();
+        let mut running = Running::new(Arrival::new(request, names, None, outlet), 0, &guides);
         assert_eq!(running.take_seat(Vec::new(), vec![0]), 0..0);
         running
     }

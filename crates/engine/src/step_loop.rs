@@ -2,7 +2,7 @@
 //!
 //! Sequences in a format have guides that work beside the steps. Between steps they are settled: what a guide
 //! has found out by now is done. A step waits for a guide only if the logits are there and the mask is not, for
-//! [`MASK_WAIT`] at most and once for each token; then the sequence sits out until its guide rings. All of
+//! a moment at most and once for each token (see `masks`); then the sequence sits out until its guide rings. All of
 //! that is the platform's time, not the sequences'.
 //!
 //! Blocks are taken as sequences grow, and a running sequence may have to give way (see `seats`).
@@ -15,10 +15,13 @@ mod attempt;
 mod calibration;
 mod courtesy;
 mod drafts;
+mod masks;
 mod order;
+mod patience;
 mod seats;
 
 use drafts::Guessing;
+use patience::Patience;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,6 +85,7 @@ pub(crate) struct StepLoop {
     guides: Arc<Guides>,
     masks: Recent,
     mask_waits: Recent,
+    patience: Patience,
     standings: Standings,
     guessing: Guessing,
     /// Steps in a row that somebody sat out for others.
@@ -140,6 +144,7 @@ impl StepLoop {
             guides,
             masks: Recent::default(),
             mask_waits: Recent::default(),
+            patience: Patience::default(),
             standings: Standings::default(),
             guessing: Guessing::new(),
             sat_out: 0,
@@ -273,11 +278,7 @@ impl StepLoop {
     /// Does what the guides of sequences have found out; whether that was the end of some.
     fn settle(&mut self) -> bool {
         let began = Instant::now();
-        let late = self.running.iter_mut().map(Running::deserves_wait).filter(|late| *late).count();
-        if late > 0 {
-            let running = &mut self.running;
-            self.guides.wait(MASK_WAIT, || !running.iter_mut().any(Running::is_late));
-        }
+        self.wait_for_masks();
         let interval = wake_interval(self.running.len());
         let (mut ended, mut masks) = (Vec::new(), 0);
         for (sequence, running) in self.running.iter_mut().enumerate() {
@@ -481,8 +482,6 @@ impl Drop for StepLoop {
     }
 }
 
-/// How long a step waits for masks that are late. Most take a fraction of this.
-const MASK_WAIT: Duration = Duration::from_millis(2);
 const fn duration(time: GpuTime) -> Duration {
     Duration::from_nanos(time.nanos())
 }

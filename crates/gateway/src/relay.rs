@@ -357,7 +357,8 @@ impl Exchange {
         self.tools.as_ref().is_none_or(|tools| tools.parallel && plain)
     }
 
-    /// What a client is told of a failed answer. A form that no worker can make sense of is its own mistake.
+    /// What a client is told of a failed answer. A format that no worker can keep an output in is its own mistake,
+    /// and the field is named that it wrote it in.
     fn failed(&self, error: RouteError) -> Failure {
         let field = match (&self.format_field, &self.tools) {
             (Some(field), _) => field.as_str(),
@@ -365,8 +366,8 @@ impl Exchange {
             (None, None) => return error.into(),
         };
         match error {
-            RouteError::Worker(proto::WorkerError::Invalid(reason)) => {
-                Failure::invalid(field, format!("`{field}` cannot be used: {reason}"))
+            RouteError::Worker(proto::WorkerError::Format(reason)) => {
+                Failure::invalid(field, format!("`{field}`: {reason}"))
             }
             error => error.into(),
         }

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::{Format, ModelFiles, ModelInfo};
+use llguidance::ParserFactory;
 use llguidance::api::ParserLimits;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};
-use llguidance::{Matcher, ParserFactory};
 
 use super::matching::{Matching, Then};
+use super::reader::Reader;
 use super::text;
 use super::vocabulary::Vocabulary;
 
@@ -21,8 +22,10 @@ pub(super) struct Compiler {
 /// A language that outputs of one model can be kept in.
 pub(crate) struct Language {
     /// At the beginning of an output; it stays there.
-    start: Mutex<Matcher>,
+    start: Mutex<Reader>,
     stop_tokens: Arc<[u32]>,
+    /// What a copy takes at the beginning of an output.
+    bytes: usize,
 }
 
 impl Compiler {
@@ -34,23 +37,27 @@ impl Compiler {
             ParserFactory::new(&vocabulary, capabilities, &SlicedBiasComputer::general_slices())
                 .map_err(|error| error.to_string())?;
         factory.quiet();
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() = limits();
         Ok(Self { factory, stop_tokens: model.stop_tokens.clone().into() })
     }
 
     /// Compiles a format, or says what is wrong with it.
-    pub(super) fn compile(&self, format: &Format) -> Result<Language, String> {
+    pub(super) fn compile(&self, format: &Format) -> Result<Arc<Language>, String> {
         let grammar = text::grammar(format)?.ok_or("text has no grammar")?;
         let parser =
             self.factory.create_parser(grammar).map_err(|error| told(&error.to_string()))?;
-        let matcher = Matcher::new(Ok(parser));
-        if let Some(error) = matcher.get_error() {
-            return Err(told(&error));
+        let reader = Reader::new(parser);
+        if let Some(error) = reader.broken() {
+            return Err(told(error));
         }
-        let language =
-            Language { start: Mutex::new(matcher), stop_tokens: Arc::clone(&self.stop_tokens) };
+        let bytes = reader.bytes();
+        if bytes > MAX_LANGUAGE_BYTES {
+            return Err(too_large(bytes, MAX_LANGUAGE_BYTES));
+        }
+        let stop_tokens = Arc::clone(&self.stop_tokens);
+        let language = Arc::new(Language { start: Mutex::new(reader), stop_tokens, bytes });
         // A language without a sentence is better refused than begun.
-        match language.begin().replay(&[]).then {
+        match Matching::begin(&language).replay(&[]).then {
             Then::Nothing(reason) => Err(reason),
             Then::Choice(_) | Then::Complete | Then::Elsewhere => Ok(language),
         }
@@ -58,11 +65,42 @@ impl Compiler {
 }
 
 impl Language {
-    /// Stands at the beginning of an output.
-    pub(super) fn begin(&self) -> Matching {
-        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
-        Matching::new(start.deep_clone(), Arc::clone(&self.stop_tokens))
+    /// A reader at the beginning of an output.
+    pub(super) fn start(&self) -> Reader {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner).copy()
     }
+
+    pub(super) fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// What a copy takes at the beginning of an output.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// What the library may spend on one format. The states are those of one copy, which is made smaller long before it
+/// has so many; a grammar has one for every symbol that is written, and some hundred thousand take some hundred
+/// megabytes.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        max_lexer_states: 25_000,
+        max_grammar_size: 100_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
+/// What a client is told whose format takes too much memory, and what to do.
+pub(super) fn too_large(bytes: usize, max: usize) -> String {
+    let kibibytes = |bytes: usize| bytes.div_ceil(1 << 10);
+    format!(
+        "following it takes {} KiB of memory, and at most {} KiB are given: use fewer alternatives, and smaller \
+         bounds of lengths and counts",
+        kibibytes(bytes),
+        kibibytes(max)
+    )
 }
 
 /// What the library says, at a length that a client can read.
@@ -81,3 +119,5 @@ pub(super) fn told(error: &str) -> String {
 /// How the library says that it leaves details out.
 const NO_DETAILS: &str = "<non-verbose/>";
 const MAX_REASON: usize = 300;
+/// What a copy of a language may take at the beginning of an output.
+const MAX_LANGUAGE_BYTES: usize = 8 << 20;

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use llguidance::Matcher;
 use llguidance::api::StopReason;
 
-use super::Mask;
 use super::language::told;
+use super::reader::Reader;
+use super::{Language, Mask};
 
 /// An output's place in its language.
 pub(crate) struct Matching {
-    matcher: Matcher,
-    stop_tokens: Arc<[u32]>,
+    language: Arc<Language>,
+    reader: Reader,
+    /// Tokens of the output that were not forced: they determine the others.
+    drawn: Vec<u32>,
 }
 
 /// How an output goes on.
@@ -38,13 +40,14 @@ pub(crate) enum Then {
 }
 
 impl Matching {
-    pub(super) fn new(matcher: Matcher, stop_tokens: Arc<[u32]>) -> Self {
-        Self { matcher, stop_tokens }
+    /// Stands at the beginning of an output.
+    pub(super) fn begin(language: &Arc<Language>) -> Self {
+        Self { language: Arc::clone(language), reader: language.start(), drawn: Vec::new() }
     }
 
     /// Goes on with a token that was drawn.
     pub(super) fn advance(&mut self, token: u32) -> Outlook {
-        if self.matcher.consume_token(token).is_err() {
+        if !self.read(token) {
             return self.nothing();
         }
         let forced = self.run();
@@ -59,7 +62,7 @@ impl Matching {
                 Some(due) if due == token => {}
                 Some(_) => return elsewhere(),
                 None => {
-                    if self.matcher.consume_token(token).is_err() {
+                    if !self.read(token) {
                         return elsewhere();
                     }
                     forced = self.run();
@@ -69,11 +72,34 @@ impl Matching {
         self.outlook(forced)
     }
 
+    /// Forgets what was explored beside the output: stands at the same place, and takes less memory.
+    pub(super) fn shrink(&mut self) {
+        let drawn = std::mem::take(&mut self.drawn);
+        self.reader = self.language.start();
+        self.run();
+        for token in drawn {
+            if !self.read(token) {
+                return;
+            }
+            self.run();
+        }
+    }
+
+    /// The memory it takes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.reader.bytes() + self.drawn.len() * size_of::<u32>()
+    }
+
+    fn read(&mut self, token: u32) -> bool {
+        self.drawn.push(token);
+        self.reader.read(token)
+    }
+
     /// Takes the tokens up that are forced from here.
     fn run(&mut self) -> VecDeque<u32> {
         let mut run = VecDeque::new();
-        while run.len() < MAX_RUN && !self.matcher.is_stopped() {
-            let forced = self.matcher.consume_ff_tokens();
+        while run.len() < MAX_RUN && self.reader.stopped().is_none() {
+            let forced = self.reader.read_forced();
             if forced.is_empty() {
                 break;
             }
@@ -86,27 +112,24 @@ impl Matching {
         Outlook { forced, ..self.here() }
     }
 
-    /// How it goes on from where the matcher stands.
+    /// How it goes on from where the reader stands.
     fn here(&mut self) -> Outlook {
-        if self.matcher.is_error() {
+        if self.reader.broken().is_some() {
             return self.nothing();
         }
-        if self.matcher.is_stopped() {
-            let then = if self.matcher.stop_reason().is_ok() {
-                Then::Complete
-            } else {
-                Then::Nothing(self.matcher.stop_reason().to_string())
-            };
+        if let Some(reason) = self.reader.stopped() {
+            let then =
+                if reason.is_ok() { Then::Complete } else { Then::Nothing(reason.to_string()) };
             return Outlook { forced: VecDeque::new(), then };
         }
-        let (Ok(allowed), Ok(ends)) = (self.matcher.compute_mask(), self.matcher.is_accepting())
-        else {
+        let (Some(allowed), Some(ends)) = (self.reader.allowed(), self.reader.may_end()) else {
             return self.nothing();
         };
         // A stop token ends the output, so it is a choice only where a sentence ends.
-        let not = if ends { &[][..] } else { &self.stop_tokens };
+        let stop_tokens = self.language.stop_tokens();
+        let not = if ends { &[][..] } else { stop_tokens };
         let then = match Mask::new(allowed, not) {
-            Some(mask) if ends && mask.is_only(&self.stop_tokens) => Then::Complete,
+            Some(mask) if ends && mask.is_only(stop_tokens) => Then::Complete,
             Some(mask) => Then::Choice(mask),
             None => Then::Nothing(NOTHING_FITS.to_owned()),
         };
@@ -116,11 +139,17 @@ impl Matching {
     fn nothing(&self) -> Outlook {
         // The library has no words for this one, only a name.
         let unnamed = StopReason::NoExtensionBias.to_string();
-        let reason = match self.matcher.get_error() {
-            Some(error) if !error.starts_with(&unnamed) => told(&error),
+        Outlook::nothing(match self.reader.broken() {
+            Some(error) if !error.starts_with(&unnamed) => told(error),
             Some(_) | None => NOTHING_FITS.to_owned(),
-        };
-        Outlook { forced: VecDeque::new(), then: Then::Nothing(reason) }
+        })
+    }
+}
+
+impl Outlook {
+    /// Nothing can follow, and why.
+    pub(super) fn nothing(reason: String) -> Self {
+        Self { forced: VecDeque::new(), then: Then::Nothing(reason) }
     }
 }
 

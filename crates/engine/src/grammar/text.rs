@@ -17,28 +17,29 @@ pub(super) fn grammar(format: &Format) -> Result<Option<TopLevelGrammar>, String
         Format::JsonSchema(text) => schema(parsed(text)?),
         Format::Regex(text) => TopLevelGrammar::from_regex(text),
         Format::Choice(texts) => TopLevelGrammar::from_regex(&alternatives(texts)),
-        Format::Grammar(text) => TopLevelGrammar::from_lark(text.to_string()),
+        Format::Grammar(text) => {
+            check_schemas_inside(text)?;
+            TopLevelGrammar::from_lark(text.to_string())
+        }
     }))
 }
 
 /// Refuses what is too large to be compiled with a bounded stack and in bounded time.
 fn bound(format: &Format) -> Result<(), String> {
-    let (texts, nesting): (Vec<&str>, _) = match format {
-        Format::Text | Format::JsonObject => return Ok(()),
-        Format::JsonSchema(text) => (vec![text], 0),
-        Format::Regex(text) | Format::Grammar(text) => (vec![text], nesting(text)),
-        Format::Choice(texts) => (texts.iter().map(String::as_str).collect(), 0),
+    let nesting = match format {
+        Format::Regex(text) | Format::Grammar(text) => nesting(text),
+        Format::Choice(texts) if texts.is_empty() => {
+            return Err("a choice needs at least one text".to_owned());
+        }
+        Format::Choice(texts) if texts.len() > MAX_CHOICES => {
+            return Err(format!(
+                "{} texts to choose from are too many: at most {MAX_CHOICES}",
+                texts.len()
+            ));
+        }
+        Format::Text | Format::JsonObject | Format::JsonSchema(_) | Format::Choice(_) => 0,
     };
-    if texts.is_empty() {
-        return Err("a choice needs at least one text".to_owned());
-    }
-    if texts.len() > MAX_CHOICES {
-        return Err(format!(
-            "{} texts to choose from are too many: at most {MAX_CHOICES}",
-            texts.len()
-        ));
-    }
-    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    let bytes = bytes(format);
     if bytes > MAX_BYTES {
         return Err(format!("it is {bytes} bytes long: at most {MAX_BYTES}"));
     }
@@ -46,6 +47,15 @@ fn bound(format: &Format) -> Result<(), String> {
         return Err(format!("its brackets nest {nesting} deep: at most {MAX_NESTING}"));
     }
     Ok(())
+}
+
+/// How long a format is, in bytes of what was written.
+pub(super) fn bytes(format: &Format) -> usize {
+    match format {
+        Format::Text | Format::JsonObject => 0,
+        Format::JsonSchema(text) | Format::Regex(text) | Format::Grammar(text) => text.len(),
+        Format::Choice(texts) => texts.iter().map(String::len).sum(),
+    }
 }
 
 /// How deep brackets nest at most, whatever they mean; more than that is never needed.
@@ -71,12 +81,33 @@ fn parsed(text: &str) -> Result<Value, String> {
     if schema.get(OPTIONS).is_some() {
         return Err(format!("`{OPTIONS}` is not a keyword"));
     }
-    let depth = depth(&schema);
+    check_schema(&schema)?;
+    Ok(schema)
+}
+
+/// Refuses what is no schema in a grammar. What stands behind `%json` and is not JSON is a part of a text, or the
+/// library refuses it.
+fn check_schemas_inside(grammar: &str) -> Result<(), String> {
+    for (at, keyword) in grammar.match_indices("%json") {
+        let behind = serde_json::Deserializer::from_str(&grammar[at + keyword.len()..]);
+        let Some(Ok(schema)) = behind.into_iter::<Value>().next() else { continue };
+        if let Some(options) = schema.get(OPTIONS) {
+            let may = |option: &String| OPTIONS_INSIDE.contains(&option.as_str());
+            if !options.as_object().is_some_and(|options| options.keys().all(may)) {
+                return Err(format!("`{OPTIONS}` may only say how values are separated"));
+            }
+        }
+        check_schema(&schema)?;
+    }
+    Ok(())
+}
+
+fn check_schema(schema: &Value) -> Result<(), String> {
+    let depth = depth(schema);
     if depth > MAX_NESTING {
         return Err(format!("it nests {depth} deep: at most {MAX_NESTING}"));
     }
-    check_keywords(&schema)?;
-    Ok(schema)
+    check_keywords(schema)
 }
 
 /// Refuses keywords with values of the wrong type: the library is not careful with those.
@@ -149,6 +180,8 @@ fn alternatives(texts: &[String]) -> String {
 
 /// Where a schema could change how it is compiled.
 const OPTIONS: &str = "x-guidance";
+/// What it may change of a schema inside a grammar: calls of functions are written with spaces.
+const OPTIONS_INSIDE: &[&str] = &["whitespace_flexible", "item_separator", "key_separator"];
 
 const MAX_BYTES: usize = 128 << 10;
 const MAX_CHOICES: usize = 1024;

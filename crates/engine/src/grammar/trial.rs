@@ -2,13 +2,14 @@
 //!
 //! Holds what the module promises: a guide that replays an output stands where the first one stood.
 
+use std::sync::Arc;
 use std::thread::{Builder, ScopedJoinHandle, scope};
 
 use domain::{Format, ModelFiles, ModelInfo};
 
 use super::language::Compiler;
 use super::languages::STACK_BYTES;
-use super::matching::{Outlook, Then};
+use super::matching::{Matching, Outlook, Then};
 use super::{Language, Mask};
 
 /// What compiles formats for one model, and how many tokens that has.
@@ -42,9 +43,9 @@ impl Trial {
     }
 
     /// Writes an output, and then reads it again from its beginning.
-    fn write(&self, language: &Language, draws: &[u8]) {
+    fn write(&self, language: &Arc<Language>, draws: &[u8]) {
         let mut output = Vec::new();
-        let mut matching = language.begin();
+        let mut matching = Matching::begin(language);
         let mut outlook = matching.replay(&output);
         for draw in draws {
             output.extend(outlook.forced.drain(..));
@@ -56,7 +57,7 @@ impl Trial {
             output.push(token);
             outlook = matching.advance(token);
         }
-        let again = language.begin().replay(&output);
+        let again = Matching::begin(language).replay(&output);
         assert_eq!(told(&again), told(&outlook), "after {output:?}");
     }
 

@@ -98,7 +98,7 @@ impl StepLoop {
             // What is measured is computed, and never shown to others.
             let blocks = (prompt + scene.output).div_ceil(self.config.block_tokens);
             let blocks = self.blocks.take(blocks)?;
-            let mut running = Running::new(arrival, 0);
+            let mut running = Running::new(arrival, 0, &self.guides);
             running.take_seat(Vec::new(), blocks);
             self.running.push(running);
             readers.push(reader);

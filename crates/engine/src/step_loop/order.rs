@@ -18,11 +18,13 @@ impl StepLoop {
         self.standings.look(self.inbox.shares().into_iter(), running, now);
     }
 
-    /// How soon it is a waiting sequence's turn; `None` while others keep a place and blocks free for themselves.
+    /// How soon it is a waiting sequence's turn; `None` while others keep a place and blocks free for themselves, or
+    /// have the memory that following its format takes.
     pub(super) fn rank(&self, arrival: &Arrival, free: Room, now: Instant) -> Option<Rank> {
         let all = Room { places: self.config.max_sequences, blocks: self.blocks.total() };
         let (place, needed) = (&arrival.place, self.expected_blocks(&arrival.demand()));
         let allowed = self.standings.allows(place.share, needed, free, all);
+        let allowed = allowed && arrival.may_be_guided(&self.guides);
         allowed.then(|| self.standings.rank_waiting(place, now))
     }
 

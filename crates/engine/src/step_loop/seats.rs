@@ -68,7 +68,7 @@ impl StepLoop {
         match seat {
             Some(seat) if !arrival.is_complete() => {
                 self.welcome(&mut arrival, seat.found.len() as u32 * self.config.block_tokens);
-                let running = Running::new(arrival, self.admitted);
+                let running = Running::new(arrival, self.admitted, &self.guides);
                 self.admitted += 1;
                 self.place(running, seat);
             }

@@ -92,7 +92,7 @@ impl Driver {
         let model = model.wrapped(|decoder| Box::new(rigged(decoder)));
         let inbox = Arc::new(Inbox::new(config.max_waiting));
         let (report, _) = watch::channel(EngineState::default());
-        let guides = Arc::new(Guides::start(|| {}).unwrap());
+        let guides = Arc::new(Guides::start(1 << 28, || {}).unwrap());
         let shared = Shared {
             inbox: inbox.clone(),
             guides,

@@ -137,8 +137,11 @@ pub(crate) async fn answers(engine: &Engine, requests: Vec<Request>) -> Vec<Answ
 
 /// What tokens of the demo model say.
 pub(crate) fn demo_text(ids: &[u32]) -> String {
-    let tokenizer = tokenizers::Tokenizer::from_file(demo_file("tokenizer.json")).unwrap();
-    tokenizer.decode(ids, false).unwrap()
+    demo_tokenizer().decode(ids, false).unwrap()
+}
+
+pub(crate) fn demo_tokenizer() -> tokenizers::Tokenizer {
+    tokenizers::Tokenizer::from_file(demo_file("tokenizer.json")).unwrap()
 }
 
 /// The first reported state that `is` accepts.
