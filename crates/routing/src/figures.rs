@@ -25,12 +25,14 @@ pub enum Cause {
     Garbage,
     /// Its worker failed, and said so.
     Failed,
+    /// Its worker's context was full, and another one's is larger.
+    Outgrown,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::HandedOver, Self::Lost, Self::Stalled, Self::Garbage, Self::Failed];
+    pub const ALL: [Self; 6] =
+        [Self::HandedOver, Self::Lost, Self::Stalled, Self::Garbage, Self::Failed, Self::Outgrown];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Cause {
             Self::Stalled => "stalled",
             Self::Garbage => "garbage",
             Self::Failed => "failed",
+            Self::Outgrown => "outgrown",
         }
     }
 }
