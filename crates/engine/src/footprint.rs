@@ -200,6 +200,6 @@ mod tests {
         let footprint = Footprint::of(&ModelSource::Demo).unwrap();
         let sequences = footprint.sequences.unwrap();
         assert_eq!(sequences.context, 2048);
-        assert!((3 << 20..5 << 20).contains(&footprint.weights), "{footprint:?}");
+        assert!((13 << 20..15 << 20).contains(&footprint.weights), "{footprint:?}");
     }
 }

@@ -29,12 +29,15 @@ impl Needs {
         config: &EngineConfig,
         available: Option<u64>,
     ) -> Vec<Self> {
-        // What cannot be read takes nothing; loading it will say why.
-        let footprints = sources.iter().map(|source| Footprint::of(source).ok());
-        let footprints: Vec<Option<Footprint>> = footprints.collect();
+        // What is wrong with a header, loading will say.
+        let footprint = |source: &&ModelSource| {
+            let by_size = |_| Footprint { weights: of_files(source), sequences: None };
+            Footprint::of(source).unwrap_or_else(by_size)
+        };
+        let footprints: Vec<Footprint> = sources.iter().map(footprint).collect();
         let settled = |of: Sequences| config.settled_kv_bytes(of.bytes_per_token);
         let (mut taken, mut sharers) = (0_u64, 0_u64);
-        for Footprint { weights, sequences } in footprints.iter().flatten() {
+        for Footprint { weights, sequences } in &footprints {
             taken = taken.saturating_add(*weights);
             match sequences.map(settled) {
                 Some(Some(bytes)) => taken = taken.saturating_add(bytes),
@@ -43,8 +46,7 @@ impl Needs {
             }
         }
         let left = available.map(|bytes| bytes.saturating_sub(taken) / sharers.max(1));
-        let needs = |footprint: Option<Footprint>| {
-            let Some(Footprint { weights, sequences }) = footprint else { return Self::default() };
+        let needs = |Footprint { weights, sequences }| {
             let by_default = |of| default_bytes(of, config.block_tokens, left);
             let cache = sequences.map_or(0, |of| settled(of).unwrap_or_else(|| by_default(of)));
             Self { weights, cache }
@@ -110,6 +112,17 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
+/// The size of what is at `source`.
+fn of_files(source: &ModelSource) -> u64 {
+    match source {
+        ModelSource::Folder(folder) | ModelSource::Quantized { folder: Some(folder), .. } => {
+            in_folder(folder)
+        }
+        ModelSource::Gguf { weights, .. } => size(weights),
+        ModelSource::Demo | ModelSource::Quantized { folder: None, .. } => 0,
+    }
+}
+
 /// The weights in a folder; 0 if it cannot be read, which loading it will say.
 fn in_folder(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
@@ -154,9 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_takes_nothing_and_is_refused_by_whoever_loads_it() {
-        let nowhere = ModelSource::Folder("/nowhere".into());
-        assert_eq!(Needs::of(&nowhere, &settings(None), None), Needs::default());
+    fn what_has_no_header_takes_what_its_files_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(folder.path().join("model.safetensors")).unwrap();
+        file.set_len(16 << 20).unwrap();
+        let source = ModelSource::Folder(folder.path().to_owned());
+        let needs = Needs::of(&source, &settings(None), None);
+        assert_eq!(needs, Needs { weights: 16 << 20, cache: 0 });
     }
 
     #[test]
