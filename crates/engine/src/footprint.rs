@@ -78,20 +78,16 @@ fn is_head(name: &str) -> bool {
 
 /// What candle 0.11 makes of quantized matrices on a processor: the rules of its `repack`, which it does not show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts of a processor, each by itself")]
 struct Machine {
-    /// It is an x86 with integer arithmetic of 256 bits, where blocks are laid out in tiles.
-    tiles: Option<Tiles>,
-    /// It is an ARM with dot products, where blocks of several rows are interleaved.
-    interleaves: bool,
-}
-
-/// What decides which tiles there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tiles {
+    /// It has 256-bit integer arithmetic of the x86.
+    tiles: bool,
     /// It multiplies bytes and adds them in one instruction, so that 8-bit blocks are worth a copy.
     dot_products: bool,
-    /// It multiplies matrices of bytes.
+    /// It has matrix tiles of bytes.
     matrices: bool,
+    /// It is an ARM with dot products, where blocks of several rows are interleaved.
+    interleaves: bool,
 }
 
 impl Machine {
@@ -102,9 +98,12 @@ impl Machine {
         let plain = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let leaf = core::arch::x86_64::__cpuid_count(7, 0);
         let has_matrices = leaf.edx & AMX_TILE != 0 && leaf.edx & AMX_INT8 != 0;
-        let matrices = cfg!(target_os = "linux") && wide && has_matrices;
-        let tiles = Tiles { dot_products: wide || narrow, matrices };
-        Self { tiles: (wide || narrow || plain).then_some(tiles), interleaves: false }
+        Self {
+            tiles: wide || narrow || plain,
+            dot_products: wide || narrow,
+            matrices: cfg!(target_os = "linux") && wide && has_matrices,
+            interleaves: false,
+        }
     }
 
     #[cfg(target_arch = "aarch64")]
@@ -131,13 +130,15 @@ impl Machine {
             return if outputs.is_multiple_of(rows) { bytes } else { 0 };
         }
         let fits = outputs.is_multiple_of(TILE_ROWS) && inputs.is_multiple_of(TILE_COLUMNS);
-        let Some(tiles) = self.tiles.filter(|_| fits) else { return 0 };
+        if !self.tiles || !fits {
+            return 0;
+        }
         let of_tile = match kind {
             // One for few rows, one for many.
-            GgmlDType::Q4K if tiles.matrices => TILE_Q4K + TILE_Q4K_MATRICES,
+            GgmlDType::Q4K if self.matrices => TILE_Q4K + TILE_Q4K_MATRICES,
             GgmlDType::Q4K => TILE_Q4K,
             GgmlDType::Q6K => TILE_Q6K,
-            GgmlDType::Q8_0 if tiles.dot_products => TILE_Q8,
+            GgmlDType::Q8_0 if self.dot_products => TILE_Q8,
             _ => return 0,
         };
         numbers / (TILE_ROWS * TILE_COLUMNS) * of_tile
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     const ALL: Machine =
-        Machine { tiles: Some(Tiles { dot_products: true, matrices: true }), interleaves: false };
+        Machine { tiles: true, dot_products: true, matrices: true, interleaves: false };
 
     /// Bits of each weight that copies take.
     fn bits(machine: Machine, kind: GgmlDType) -> f64 {
@@ -177,8 +178,7 @@ mod tests {
 
     #[test]
     fn copies_are_what_the_processor_is_worth() {
-        let tiles = Some(Tiles { dot_products: false, matrices: false });
-        let plain = Machine { tiles, ..ALL };
+        let plain = Machine { dot_products: false, matrices: false, ..ALL };
         let copies = |machine| {
             [GgmlDType::Q4K, GgmlDType::Q6K, GgmlDType::Q8_0, GgmlDType::Q5K, GgmlDType::F16]
                 .map(|kind| bits(machine, kind))
