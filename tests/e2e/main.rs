@@ -10,6 +10,7 @@ mod budgets;
 mod cache;
 mod commands;
 mod connections;
+mod contexts;
 mod draining;
 mod embeddings;
 mod estimates;

@@ -72,7 +72,8 @@ pub struct ModelInfo {
     pub name: ModelName,
     /// What exactly it is.
     pub digest: ModelDigest,
-    /// Longest prompt plus output, in tokens.
+    /// Longest prompt plus output, in tokens, where it is served: the model's own bound, or what the cache there holds
+    /// if that is less.
     pub context_length: u32,
     /// Number of token ids.
     pub vocabulary: u32,
@@ -83,6 +84,13 @@ pub struct ModelInfo {
     /// What it makes of a prompt.
     #[serde(default)]
     pub kind: ModelKind,
+}
+
+impl ModelInfo {
+    /// Whether both are the same weights under the same name, wherever they are served: contexts may differ.
+    pub fn is_same_version(&self, other: &Self) -> bool {
+        self.name == other.name && self.digest == other.digest
+    }
 }
 
 /// What the gateway needs to turn text into a model's tokens and back.

@@ -41,6 +41,11 @@ impl Base {
         Self { info: model.info().clone(), design, shape }
     }
 
+    /// The same, told of in these words.
+    pub(crate) fn known_as(self, info: &ModelInfo) -> Self {
+        Self { info: info.clone(), ..self }
+    }
+
     pub(crate) const fn info(&self) -> &ModelInfo {
         &self.info
     }

@@ -21,12 +21,14 @@ mod gguf;
 mod gguf_header;
 mod gguf_tokenizer;
 mod gguf_write;
+mod listing;
 mod safetensors;
 
 pub(crate) use adapter::AdapterFiles;
 pub(crate) use config::plain_frequencies;
 pub(crate) use gguf_write::interleave;
 pub use gguf_write::{Written, write_gguf};
+pub(crate) use listing::{Listed, Listing, list, tensors_in};
 pub(crate) use safetensors::{Folder, architecture_of};
 
 /// Weights by name.

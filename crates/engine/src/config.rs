@@ -8,8 +8,9 @@ use crate::fair::extra_places;
 pub struct EngineConfig {
     /// KV blocks to allocate. Absent means as many as fit `kv_bytes`.
     pub kv_blocks: Option<u32>,
-    /// Memory for the KV cache, in bytes; not used if `kv_blocks` is given.
-    pub kv_bytes: u64,
+    /// Memory for the KV cache, in bytes; not used if `kv_blocks` is given. Absent means [`Self::LEAST_KV_BYTES`]: an
+    /// engine does not know the machine, and whoever does may give it more.
+    pub kv_bytes: Option<u64>,
     /// Memory for following outputs in formats, in bytes. While it is used up, sequences in formats wait; a tenant
     /// that holds less than its share of it does not, up to as much again.
     pub format_bytes: u64,
@@ -33,6 +34,16 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// What a KV cache takes if nobody says anything, in bytes.
+    pub const LEAST_KV_BYTES: u64 = 256 * 1024 * 1024;
+
+    /// What the KV cache takes of a model whose tokens take `bytes_per_token` each, as far as it is settled.
+    pub fn settled_kv_bytes(&self, bytes_per_token: u64) -> Option<u64> {
+        let block = bytes_per_token.saturating_mul(u64::from(self.block_tokens));
+        let of_blocks = self.kv_blocks.map(|blocks| block.saturating_mul(u64::from(blocks)));
+        of_blocks.or(self.kv_bytes)
+    }
+
     /// Refuses bounds under which some sequence would never be stepped.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         let at_least_one = [
@@ -69,7 +80,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             kv_blocks: None,
-            kv_bytes: KV_BYTES,
+            kv_bytes: None,
             format_bytes: FORMAT_BYTES,
             block_tokens: BLOCK_TOKENS,
             max_sequences: MAX_SEQUENCES,
@@ -89,7 +100,6 @@ fn setting_error(setting: &'static str, problem: &str) -> EngineError {
 
 /// Our attention kernel works on this many positions at once.
 const BLOCK_UNIT: u32 = 16;
-const KV_BYTES: u64 = 256 * 1024 * 1024;
 const FORMAT_BYTES: u64 = 256 * 1024 * 1024;
 const BLOCK_TOKENS: u32 = 32;
 const MAX_SEQUENCES: u32 = 64;

@@ -43,7 +43,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         config.check()?;
         let info = model.info().clone();
-        let adapters = Adapters::new(Base::of(&model));
+        let base = Base::of(&model);
         let inbox = Arc::new(Inbox::new(config.max_waiting));
         let (report, state) = watch::channel(EngineState::default());
         let languages = Languages::new(model.files().clone(), info.clone());
@@ -56,6 +56,8 @@ impl Engine {
         let block_tokens = config.block_tokens;
         let step_loop = StepLoop::new(model, config, shared.clone(), report)?.beside(shifts);
         let max_tokens = step_loop.max_tokens();
+        let info = ModelInfo { context_length: max_tokens, ..info };
+        let adapters = Adapters::new(base.known_as(&info));
         let thread = std::thread::Builder::new()
             .name("engine-step".to_owned())
             .spawn(move || step_loop.run())
@@ -179,7 +181,7 @@ impl Engine {
         self.0.state.clone()
     }
 
-    /// The model this engine runs.
+    /// The model this engine runs, with the context that it has here: the cache bounds it too.
     pub fn info(&self) -> &ModelInfo {
         &self.0.info
     }

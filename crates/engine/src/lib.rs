@@ -26,6 +26,7 @@ mod errands;
 mod error;
 mod expectation;
 mod fair;
+mod footprint;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -61,6 +62,7 @@ pub use embedder::{Embedder, EmbedderConfig, Embedding, Vectors};
 pub use encoder::Encoder;
 pub use engine::Engine;
 pub use error::{EngineError, Failure, LoadError, Refusal};
+pub use footprint::{Footprint, Sequences};
 pub use mask_times::MaskTimes;
 pub use model::{Model, Progress};
 pub use prefixes::{CacheChange, CachedBlocks};

@@ -2,8 +2,9 @@
 //!
 //! Adding one: a file `models/<name>.rs` with a `load`, and a line in [`ARCHITECTURES`].
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use half::f16;
+use half::vec::HalfBitsVecExt;
 
 use crate::LoadError;
 use crate::attribution::Arithmetic;
@@ -217,7 +218,10 @@ impl KvCache {
         let Shape { kv_heads, head_width, layers, .. } = *shape;
         let make = |dims: (usize, usize, usize, usize)| -> Result<Vec<Tensor>> {
             let layer = |_| {
-                let zeros = Tensor::zeros(dims, DType::F16, &Device::Cpu)?;
+                let (blocks, heads, rows, columns) = dims;
+                // The system gives a page of zeros when it is first written to; `f16` would be written at once.
+                let zeros = vec![0_u16; blocks * heads * rows * columns].reinterpret_into::<f16>();
+                let zeros = Tensor::from_vec(zeros, dims, &Device::Cpu)?;
                 crate::ops::prefer_large_pages_behind(&zeros);
                 Ok(zeros)
             };

@@ -110,9 +110,10 @@ impl StepLoop {
         let Shared { inbox, guides, prefixes, errands } = shared;
         let (decoder, info) = model.into_parts();
         let block_bytes = decoder.shape().kv_bytes_per_token() * u64::from(config.block_tokens);
-        let total = config
-            .kv_blocks
-            .unwrap_or_else(|| u32::try_from(config.kv_bytes / block_bytes).unwrap_or(u32::MAX));
+        let total = config.kv_blocks.unwrap_or_else(|| {
+            let bytes = config.kv_bytes.unwrap_or(EngineConfig::LEAST_KV_BYTES);
+            u32::try_from(bytes / block_bytes).unwrap_or(u32::MAX)
+        });
         if total == 0 {
             let problem = format!("must hold at least one block of {block_bytes} bytes");
             return Err(EngineError::Setting { setting: "kv_bytes", problem });

@@ -229,6 +229,9 @@ impl From<RouteError> for Failure {
         if let RouteError::Worker(WorkerError::Format(message)) = error {
             return Self::of(ErrorKind::InvalidRequest, message);
         }
+        if let RouteError::Worker(WorkerError::TooLong(message)) = error {
+            return Self::of(ErrorKind::ContextLengthExceeded, message);
+        }
         Self::ours(error.kind(), error.retry_in(), error)
     }
 }
@@ -264,6 +267,17 @@ mod tests {
         let budget = Failure::of(ErrorKind::BudgetExceeded, "").body(RequestId::generate());
         assert_eq!(rate["error"]["code"], "rate_limit_exceeded");
         assert_eq!(budget["error"]["code"], "insufficient_quota");
+    }
+
+    #[test]
+    fn a_sequence_that_no_worker_has_room_for_is_the_clients_mistake() {
+        let refused = WorkerError::TooLong("at most 64 tokens fit".to_owned());
+        let failure = Failure::from(RouteError::Worker(refused)).blaming("messages");
+        let body = failure.body(RequestId::generate());
+        assert_eq!(appearance(failure.kind()).status, 400);
+        assert_eq!(body["error"]["code"], "context_length_exceeded");
+        assert_eq!(body["error"]["param"], "messages");
+        assert!(body["error"]["message"].as_str().unwrap().contains("64"));
     }
 
     #[test]

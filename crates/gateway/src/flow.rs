@@ -60,7 +60,7 @@ impl Gateway {
         let call = codec.parse(&reply.body(self.settings().max_body_bytes).await?)?; // bytes -> domain
         let call = from_headers(reply, call)?;
         let (delivery, tools) = (call.delivery, call.tools.clone());
-        let format_field = call.format_field.clone();
+        let (format_field, prompt_field) = (call.format_field.clone(), call.prompt.field());
         let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
         let job = self.rank(&caller, reply, job); // whose turn it is when workers are short
         let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
@@ -75,6 +75,7 @@ impl Gateway {
             model,
             job,
             tools,
+            prompt_field,
             format_field,
             delivery,
             began,

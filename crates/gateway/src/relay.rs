@@ -39,6 +39,8 @@ pub(crate) struct Exchange {
     pub(crate) job: Job,
     /// What may be called.
     pub(crate) tools: Option<Arc<Tools>>,
+    /// The field that the prompt came from.
+    pub(crate) prompt_field: &'static str,
     /// The field that asked for a form of the output.
     pub(crate) format_field: Option<String>,
     pub(crate) delivery: Delivery,
@@ -360,6 +362,9 @@ impl Exchange {
     /// What a client is told of a failed answer. A format that no worker can keep an output in is its own mistake,
     /// and the field is named that it wrote it in.
     fn failed(&self, error: RouteError) -> Failure {
+        if matches!(error, RouteError::Worker(proto::WorkerError::TooLong(_))) {
+            return Failure::from(error).blaming(self.prompt_field);
+        }
         let field = match (&self.format_field, &self.tools) {
             (Some(field), _) => field.as_str(),
             (None, Some(_)) => "tools",

@@ -458,6 +458,10 @@ pub enum WorkerError {
     /// It can never run this sequence.
     #[error("the worker refused the sequence: {0}")]
     Invalid(String),
+    /// It has no room for a sequence of this length, however long it waits; another one may have more. In words for
+    /// the client.
+    #[error("{0}")]
+    TooLong(String),
     /// The output cannot be kept in the format that the client asked for: the client's mistake, in words for it.
     #[error("{0}")]
     Format(String),
@@ -488,6 +492,7 @@ impl WorkerError {
         match self {
             Self::Full { .. } | Self::Draining => ErrorKind::Overloaded,
             Self::ModelNotFound(_) | Self::Unreachable(_) => ErrorKind::Unavailable,
+            Self::TooLong(_) => ErrorKind::ContextLengthExceeded,
             Self::Format(_) | Self::NotLoaded { .. } => ErrorKind::InvalidRequest,
             Self::Invalid(_) | Self::Failed(_) => ErrorKind::Internal,
         }
@@ -499,7 +504,11 @@ impl WorkerError {
             Self::Full { .. } | Self::Draining | Self::ModelNotFound(_) | Self::Unreachable(_) => {
                 true
             }
-            Self::Invalid(_) | Self::Format(_) | Self::Failed(_) | Self::NotLoaded { .. } => false,
+            Self::Invalid(_)
+            | Self::TooLong(_)
+            | Self::Format(_)
+            | Self::Failed(_)
+            | Self::NotLoaded { .. } => false,
         }
     }
 }

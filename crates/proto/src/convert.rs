@@ -418,6 +418,11 @@ impl From<WorkerError> for Status {
             WorkerError::Draining => Self::unavailable(DRAINING),
             WorkerError::ModelNotFound(digest) => Self::not_found(digest.as_str()),
             WorkerError::Invalid(reason) => Self::invalid_argument(reason),
+            WorkerError::TooLong(reason) => {
+                let mut status = Self::invalid_argument(reason);
+                status.metadata_mut().insert(TOO_LONG, 1.into());
+                status
+            }
             WorkerError::Format(reason) => Self::failed_precondition(reason),
             WorkerError::Unreachable(reason) => Self::unavailable(reason),
             WorkerError::Failed(reason) => Self::internal(reason),
@@ -436,6 +441,9 @@ impl From<Status> for WorkerError {
             Code::ResourceExhausted => Self::Full { retry_in: retry_in(&status) },
             Code::Unavailable if message == DRAINING => Self::Draining,
             Code::NotFound => Self::ModelNotFound(ModelDigest::new(message)),
+            Code::InvalidArgument if status.metadata().contains_key(TOO_LONG) => {
+                Self::TooLong(message)
+            }
             Code::InvalidArgument => Self::Invalid(message),
             Code::FailedPrecondition => Self::Format(message),
             Code::Internal => Self::Failed(message),
@@ -472,6 +480,7 @@ pub(crate) fn invalid(reason: &str) -> WorkerError {
 }
 
 const RETRY_IN: &str = "retry-in-ms";
+const TOO_LONG: &str = "too-long";
 const DRAINING: &str = "draining";
 const DEFAULT_RETRY_IN: Duration = Duration::from_secs(1);
 
@@ -484,6 +493,14 @@ mod tests {
         for error in [WorkerError::Failed("of itself".into()), WorkerError::Format("none".into())] {
             let failed = Event::Failed { error, usage: None };
             assert_eq!(Event::try_from(wire::GenerateResponse::from(failed.clone())), Ok(failed));
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_is_too_long_is_told_from_one_that_is_wrong() {
+        for error in [WorkerError::TooLong("at most 64".into()), WorkerError::Invalid("no".into())]
+        {
+            assert_eq!(WorkerError::from(Status::from(error.clone())), error);
         }
     }
 

@@ -196,6 +196,11 @@ impl ScriptedWorker {
 impl Worker for ScriptedWorker {
     async fn generate(&self, start: Start) -> Result<Generation, WorkerError> {
         let makes_text = self.model.kind == ModelKind::Text;
+        let tokens = start.prompt.len() as u64 + u64::from(start.max_output);
+        let most = self.model.context_length;
+        if tokens > u64::from(most) {
+            return Err(WorkerError::TooLong(format!("{tokens} tokens, but at most {most} fit")));
+        }
         let seat = self.admit(&start.model, &[&start.prompt], makes_text)?;
         let fail_after = self.fail_after.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let produced = u32::try_from(start.generated.len()).unwrap_or(u32::MAX);

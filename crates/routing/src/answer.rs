@@ -50,6 +50,8 @@ pub struct Answer {
     here: Spent,
     /// Where it goes on when this worker leaves.
     ahead: Option<Ahead>,
+    /// It ended for want of context, and is to go on where there is more. If nobody has room, that was its end.
+    outgrown: bool,
 }
 
 /// What an answer has used so far.
@@ -160,6 +162,7 @@ impl Answer {
             before: Default::default(),
             here: Spent { begins: true, ..Spent::default() },
             ahead: None,
+            outgrown: false,
         })
     }
 
@@ -211,7 +214,11 @@ impl Answer {
                 if let Some(reason) = self.is_over() {
                     return Ok(Piece::Finished(reason));
                 }
-                self.go_on_elsewhere().await?;
+                match self.go_on_elsewhere().await {
+                    Ok(()) => self.outgrown = false,
+                    Err(_) if self.outgrown => return Ok(Piece::Finished(FinishReason::Length)),
+                    Err(error) => return Err(error),
+                }
             }
             let happened = self.happens().await;
             if let Some(piece) = self.take_in(happened)? {
@@ -226,7 +233,20 @@ impl Answer {
         // Only the word that it ended was lost. An output in a format may have been complete with its last
         // token, which another worker can tell.
         let full = full && self.start.output.format == Format::Text;
+        // What was said of it stays, even if nobody has a context for more any longer.
+        let begun = !self.start.generated.is_empty();
+        let full =
+            full || (begun && self.widest_context().is_some_and(|most| self.tokens() >= most));
         self.stop.or(full.then_some(FinishReason::Length))
+    }
+
+    /// Tokens that it has, prompt and output.
+    fn tokens(&self) -> u64 {
+        self.start.prompt.len() as u64 + self.start.generated.len() as u64
+    }
+
+    fn widest_context(&self) -> Option<u64> {
+        self.router.widest_context(&self.start.model).map(u64::from)
     }
 
     /// Waits for something to happen; changes nothing, so that it can be dropped.
@@ -310,13 +330,18 @@ impl Answer {
                 }
             }
             Some(Event::Finished { reason, usage }) => {
-                if let Err(lie) = evidence::ending(&self.start, self.stop, reason, &usage) {
+                let expected = (self.site.max_output, self.stop);
+                if let Err(lie) = evidence::ending(&self.start, expected, reason, &usage) {
                     self.hear_last_word(&usage);
                     return self.catch_out(&lie).map(|()| None);
                 }
                 self.hear_last_word(&usage);
                 if let Some(running) = &mut self.running {
                     running.placed.in_flight.succeed();
+                }
+                if reason == FinishReason::Length && self.may_grow() {
+                    self.outgrow();
+                    return Ok(None);
                 }
                 Ok(Some(Piece::Finished(reason)))
             }
@@ -448,6 +473,22 @@ impl Answer {
         self.ahead = Some(Ahead::begin(&self.router, &self.start, between, leaving.at));
     }
 
+    /// Whether it ended only because its worker's context was full, and another one has more.
+    fn may_grow(&self) -> bool {
+        let wished_for = self.start.generated.len() < self.start.max_output as usize;
+        let wider = || self.widest_context().is_some_and(|most| self.tokens() < most);
+        self.stop.is_none() && wished_for && wider()
+    }
+
+    /// It is to go on where there is more context: nobody failed.
+    fn outgrow(&mut self) {
+        tracing::debug!(request = %self.start.request, worker = %self.worker(), "context is full");
+        self.set_down();
+        self.running = None;
+        self.outgrown = true;
+        self.router.counters.went_on(Cause::Outgrown);
+    }
+
     fn catch_out(&mut self, lie: &Lie) -> Result<(), RouteError> {
         self.leave(Cause::Garbage, WorkerError::Failed(lie.to_string()))
     }
@@ -469,13 +510,7 @@ impl Answer {
             );
         }
         let leaves = self.site.member.leaves();
-        let work = self.work_here();
-        let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
-        let (works, before) = &mut self.before;
-        works.push(work);
-        before.gpu += gpu;
-        before.times = before.times + times;
-        before.cost += cost;
+        self.set_down();
         // A worker that hands everything over and stays is no better than one that fails.
         let honest = cause == Cause::HandedOver && leaves;
         if cause == Cause::HandedOver {
@@ -502,6 +537,17 @@ impl Answer {
         }
         self.router.counters.went_on(cause);
         Ok(())
+    }
+
+    /// Books what this worker did with what others did before.
+    fn set_down(&mut self) {
+        let work = self.work_here();
+        let Spent { gpu, times, cost, .. } = std::mem::take(&mut self.here);
+        let (works, before) = &mut self.before;
+        works.push(work);
+        before.gpu += gpu;
+        before.times = before.times + times;
+        before.cost += cost;
     }
 
     async fn go_on_elsewhere(&mut self) -> Result<(), RouteError> {
@@ -548,6 +594,7 @@ fn cause_of(error: &WorkerError) -> Cause {
         WorkerError::Full { .. }
         | WorkerError::ModelNotFound(_)
         | WorkerError::Invalid(_)
+        | WorkerError::TooLong(_)
         | WorkerError::Format(_)
         | WorkerError::Failed(_)
         | WorkerError::NotLoaded { .. } => Cause::Failed,

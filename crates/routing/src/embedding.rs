@@ -358,7 +358,9 @@ fn refused(error: WorkerError) -> Told {
         WorkerError::Full { retry_in } => Told::NoRoom(retry_in.clamp(SOONEST, LOOK_AGAIN)),
         // What it pushes says so soon.
         WorkerError::Draining | WorkerError::ModelNotFound(_) => Told::NoRoom(SOONEST),
-        WorkerError::Invalid(_) | WorkerError::Format(_) => Told::Final(error),
+        WorkerError::Invalid(_) | WorkerError::TooLong(_) | WorkerError::Format(_) => {
+            Told::Final(error)
+        }
         WorkerError::Unreachable(_) => Told::Failed(Cause::Lost, error),
         WorkerError::Failed(_) | WorkerError::NotLoaded { .. } => {
             Told::Failed(Cause::Failed, error)

@@ -77,18 +77,19 @@ fn is_plausible(told: &Logprobs, most: usize, vocabulary: u32) -> bool {
         && top.all(|(id, logprob)| *id < vocabulary && is_one(*logprob))
 }
 
-/// Whether a sequence may have ended like this.
+/// Whether a sequence that was to produce at most so much, and was asked to end for this reason if at all, may have ended
+/// like this.
 pub(crate) fn ending(
     start: &Start,
-    asked: Option<FinishReason>,
+    (max_output, asked): (u32, Option<FinishReason>),
     reason: FinishReason,
     usage: &Usage,
 ) -> Result<(), Lie> {
     let generated = start.generated.len();
     let plausible = match reason {
         FinishReason::Stop => true,
-        // The context of the model bounds `max_output`, so there is no other length.
-        FinishReason::Length => generated >= start.max_output as usize || asked.is_some(),
+        // The context of the worker bounds it, so there is no other length.
+        FinishReason::Length => generated >= max_output as usize || asked.is_some(),
         // Nobody but us ends a sequence for these reasons.
         FinishReason::Budget | FinishReason::Cancelled => asked.is_some(),
     };

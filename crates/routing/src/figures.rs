@@ -27,17 +27,20 @@ pub enum Cause {
     Garbage,
     /// Its worker failed, and said so.
     Failed,
+    /// Its worker's context was full, and another one's is larger.
+    Outgrown,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HandedOver,
         Self::Lost,
         Self::Stalled,
         Self::PassedOver,
         Self::Garbage,
         Self::Failed,
+        Self::Outgrown,
     ];
 
     /// Its name in metrics.
@@ -49,6 +52,7 @@ impl Cause {
             Self::PassedOver => "passed_over",
             Self::Garbage => "garbage",
             Self::Failed => "failed",
+            Self::Outgrown => "outgrown",
         }
     }
 }

@@ -163,6 +163,13 @@ impl Member {
         self.with_state(|state| state.models.iter().find(|info| info.digest == *model).cloned())?
     }
 
+    /// The context that it has for this version, or had when it could be reached last.
+    pub(crate) fn context_of(&self, model: &ModelDigest) -> Option<u32> {
+        let health = self.health();
+        let served = health.served.1.iter().find(|info| info.digest == *model);
+        served.map(|info| info.context_length)
+    }
+
     /// What an hour of it costs, and which life of its process this is, if it can be reached.
     pub(crate) fn price_and_incarnation(&self) -> (NanoUsd, String) {
         let known = self.with_state(|state| (state.price_per_hour, state.incarnation.to_string()));
@@ -200,7 +207,7 @@ impl Member {
 
     /// Whether it serves this version under this name, or did when it could be reached last.
     pub(crate) fn still_serves(&self, info: &ModelInfo) -> bool {
-        self.health().served.1.contains(info)
+        self.health().served.1.iter().any(|served| served.is_same_version(info))
     }
 
     /// From now on its breaker keeps to these settings.
@@ -355,7 +362,9 @@ impl Health {
         if before.0 != state.incarnation {
             return Vec::new();
         }
-        before.1.into_iter().filter(|info| !state.models.contains(info)).collect()
+        let is_kept =
+            |info: &ModelInfo| state.models.iter().any(|served| served.is_same_version(info));
+        before.1.into_iter().filter(|info| !is_kept(info)).collect()
     }
 }
 

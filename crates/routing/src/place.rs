@@ -11,7 +11,7 @@ use crate::error::RouteError;
 use crate::figures::count;
 use crate::gate::{Gate, NoPlace, Wait};
 use crate::member::{InFlight, Member};
-use crate::policy::{Asked, Field};
+use crate::policy::{Asked, Field, Room};
 use crate::prefixes::{Expected, Matches};
 use crate::queue::{Lane, Ticket};
 use crate::router::Router;
@@ -36,6 +36,8 @@ pub(crate) struct Site {
     pub(crate) incarnation: String,
     /// Number of token ids of the model there.
     pub(crate) vocabulary: u32,
+    /// Most tokens it produces there: what was asked for, or what its context has room for.
+    pub(crate) max_output: u32,
     pub(crate) since: Instant,
 }
 
@@ -150,8 +152,7 @@ impl Router {
         let prompt = self.prompt(wanted);
         let pool = self.pool(&wanted.start.model)?;
         let matches = self.prefixes.find(&prompt.names);
-        let asked =
-            self.asked((&wanted.start.model, prompt.tokens), wanted.start.share, wanted.session);
+        let asked = self.asked_for(wanted, prompt.tokens);
         let field = Field::new(&asked, &pool, wanted.avoid, (&matches, prompt.block_tokens));
         prompt.policy.choose(&field).map(|at| Arc::clone(&pool[at]))
     }
@@ -215,7 +216,14 @@ impl Router {
         Prompt { block_tokens, names, policy: self.settings().policy_of(wanted.model), tokens }
     }
 
-    /// A choice for so many tokens, now.
+    /// A choice for a sequence that has so many tokens, now.
+    fn asked_for(&self, wanted: &Wanted<'_>, tokens: u64) -> Asked {
+        let Wanted { start, session, .. } = wanted;
+        let asked = self.asked((&start.model, tokens), start.share, *session);
+        Asked { room: Room::of(start), ..asked }
+    }
+
+    /// A choice for so many tokens, wherever they fit, now.
     pub(crate) fn asked(
         &self,
         (model, tokens): (&ModelDigest, u64),
@@ -228,6 +236,7 @@ impl Router {
             tokens,
             priority: share.priority,
             session,
+            room: Room::default(),
             due_in: settings.due.of(share.priority),
             draw: self.draw(),
             max_load_percent: settings.max_load_percent,
@@ -282,12 +291,29 @@ impl Router {
                 Err(Refusal::Nobody) => {}
             }
         }
+        if matches!(last, Refusal::Nobody) {
+            self.check_fits(wanted)?;
+        }
         if matches!(last, Refusal::Nobody)
             && pool.iter().any(|member| member.is_full(&wanted.start.model, Instant::now()))
         {
             last = Refusal::Full(LOOK_AGAIN);
         }
         Err(last)
+    }
+
+    /// Refuses a sequence that no worker in the directory has a context for: one that cannot be reached may come back,
+    /// but not with a larger cache than it had.
+    fn check_fits(&self, wanted: &Wanted<'_>) -> Result<(), Refusal> {
+        let Some(widest) = self.widest_context(&wanted.start.model) else { return Ok(()) };
+        let least = Room::of(wanted.start).least;
+        if least <= u64::from(widest) {
+            return Ok(());
+        }
+        let message = format!(
+            "prompt and output need {least} tokens at least, but this model's maximum context length is {widest} tokens now; shorten the prompt"
+        );
+        Err(Refusal::Final(WorkerError::TooLong(message)))
     }
 
     fn choose(
@@ -297,8 +323,7 @@ impl Router {
         (pool, matches): (&[Arc<Member>], &Matches),
         (except, preferred): (&[u32], Option<u32>),
     ) -> Option<(Arc<Member>, u64)> {
-        let asked =
-            self.asked((&wanted.start.model, prompt.tokens), wanted.start.share, wanted.session);
+        let asked = self.asked_for(wanted, prompt.tokens);
         let field = Field::new(&asked, pool, except, (matches, prompt.block_tokens));
         let ahead = preferred
             .and_then(|slot| pool.iter().position(|member| member.slot() == slot))
@@ -319,16 +344,20 @@ impl Router {
         let mut in_flight = member.occupy(uncached, since).ok_or(Refusal::Nobody)?;
         let (price_per_hour, incarnation) = member.price_and_incarnation();
         let served = member.serves(&wanted.start.model).ok_or(Refusal::Nobody)?;
+        let start = wanted.start;
+        let room = u64::from(served.context_length).saturating_sub(start.prompt.len() as u64);
+        let max_output = start.max_output.min(u32::try_from(room).unwrap_or(u32::MAX));
         // Before it is asked: others with this prompt may come while it answers.
         let sent = self.prefixes.expect(member.slot(), &prompt.names);
-        let asked = member.worker().generate(wanted.start.clone());
+        let asked = member.worker().generate(Start { max_output, ..start.clone() });
         let answered = tokio::time::timeout(ASK_LIMIT, asked).await;
         let error = match answered {
             Ok(Ok(generation)) => {
                 let vocabulary = served.vocabulary;
                 let member = Arc::clone(member);
                 let exit = Exit { gate: Arc::clone(gate), member: Arc::clone(&member) };
-                let site = Site { member, price_per_hour, incarnation, vocabulary, since };
+                let site =
+                    Site { member, price_per_hour, incarnation, vocabulary, max_output, since };
                 return Ok(Placed { generation, site, in_flight, _sent: sent, _exit: exit });
             }
             Ok(Err(error)) => error,
@@ -350,6 +379,8 @@ impl Router {
                 member.lose(&error);
                 Err(Refusal::Nobody)
             }
+            // It is not sick: its cache is smaller than it said, or than it was.
+            WorkerError::TooLong(_) => Err(Refusal::Failed(error)),
             WorkerError::Failed(_) | WorkerError::NotLoaded { .. } => {
                 in_flight.fail(&error);
                 Err(Refusal::Failed(error))

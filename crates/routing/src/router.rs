@@ -192,7 +192,7 @@ impl Router {
                 continue;
             }
             let mut seen = lock(&self.seen);
-            if seen.get(&info.name).is_some_and(|served| served.info == *info) {
+            if seen.get(&info.name).is_some_and(|served| served.info.is_same_version(info)) {
                 seen.remove(&info.name);
             }
         }
@@ -261,18 +261,29 @@ impl Router {
         crate::policy::mix(self.settings().seed ^ crate::policy::mix(number))
     }
 
-    /// Every model that was served since the start and not given up, by name.
+    /// The largest context that a worker in the directory has for this version, or had when it could be reached last.
+    pub(crate) fn widest_context(&self, model: &ModelDigest) -> Option<u32> {
+        let members = self.members.load();
+        let listed = members.iter().filter(|member| member.is_listed());
+        listed.filter_map(|member| member.context_of(model)).max()
+    }
+
+    /// Every model that was served since the start and not given up, by name. Its context is the largest that a worker
+    /// has for it.
     pub fn models(&self) -> Vec<Served> {
         let mut seen = lock(&self.seen);
         let members = self.members.load();
         let states: Vec<_> = members.iter().filter_map(|member| member.state()).collect();
         for served in states.iter().flat_map(served_by) {
             let known = seen.get_mut(&served.info.name);
-            if let Some(known) = known.filter(|known| known.info == served.info) {
+            if let Some(known) = known.filter(|known| known.info.is_same_version(&served.info)) {
                 known.price_per_hour = known.price_per_hour.max(served.price_per_hour);
             } else if seen.len() < MAX_MODELS || seen.contains_key(&served.info.name) {
                 seen.insert(served.info.name.clone(), served);
             }
+        }
+        for Served { info, .. } in seen.values_mut() {
+            info.context_length = self.widest_context(&info.digest).unwrap_or(info.context_length);
         }
         seen.values().cloned().collect()
     }

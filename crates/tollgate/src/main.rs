@@ -10,6 +10,7 @@ mod place;
 mod print;
 mod serve;
 mod signal;
+mod size;
 mod worker_command;
 
 use std::io::IsTerminal;

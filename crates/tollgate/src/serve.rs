@@ -17,7 +17,7 @@ use gateway::{
 use serde_json::json;
 use worker::{LocalWorker, Progress, RawWorker};
 
-use crate::{files, models, signal, worker_command};
+use crate::{files, models, signal, size, worker_command};
 
 /// Run everything in one process
 #[derive(Args)]
@@ -38,6 +38,10 @@ pub(crate) struct Serve {
     /// What clients call it; the name of its folder or file if absent
     #[arg(long, value_name = "NAME", requires = "model")]
     model_name: Option<String>,
+    /// Memory for the KV cache, such as `2GiB`; without it, as much as some full contexts of the model need and the machine
+    /// can spare
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    kv_cache: Option<u64>,
 }
 
 /// What the first run tells, once.
@@ -53,7 +57,7 @@ impl Serve {
         let mut stop = Box::pin(signal::stop()?);
         let raw = RawGateway::embedded(self.data.clone(), self.listen, self.admin_listen);
         let settings = raw.priced(vec![demo_price()]).check()?;
-        let worker = raw_worker(self.model, self.model_name)?;
+        let worker = raw_worker(self.model, self.model_name)?.with_kv_bytes(self.kv_cache);
         worker.clone().check()?;
         let listeners = [Listener::bind(settings.listen)?, Listener::bind(settings.admin_listen)?];
         let [endpoint, admin_endpoint] =
@@ -63,7 +67,7 @@ impl Serve {
         let worker = worker.check()?;
         let first_run = first_run(&self.data, &endpoint, &admin_endpoint).await?;
         let worker = tokio::task::spawn_blocking(move || worker_command::load(&worker)).await??;
-        let model = worker.info().clone();
+        let model = (worker.info().clone(), worker.own_context());
         let greet = move || greet(&endpoint, &admin_endpoint, &model, first_run.as_ref());
         serve(settings, listeners, worker, greet, stop).await
     }
@@ -148,7 +152,12 @@ impl FirstRun {
     }
 }
 
-fn greet(endpoint: &str, admin_endpoint: &str, model: &ModelInfo, first_run: Option<&FirstRun>) {
+fn greet(
+    endpoint: &str,
+    admin_endpoint: &str,
+    (model, own_context): &(ModelInfo, u32),
+    first_run: Option<&FirstRun>,
+) {
     let (secrets, key) = if let Some(FirstRun { api_key, admin_token, .. }) = first_run {
         let budget = FIRST_BUDGET.dollars();
         let shown = format!(
@@ -159,6 +168,7 @@ fn greet(endpoint: &str, admin_endpoint: &str, model: &ModelInfo, first_run: Opt
         let lost = "\nThe API key was shown at the first run; `tollgate admin keys create` makes another.\n";
         (lost.to_owned(), "$TOLLGATE_KEY")
     };
+    let context = context(model.context_length, *own_context);
     let name = &model.name;
     let (path, body) = match model.kind {
         ModelKind::Text => (
@@ -178,7 +188,7 @@ Tollgate is ready.
   endpoint  {endpoint}/v1
   admin     {admin_endpoint}
   model     {name}
-{secrets}
+{context}{secrets}
 Try it:
 
   curl -N {endpoint}/v1/{path} \
@@ -189,6 +199,14 @@ Try it:
 Ctrl-C stops; running requests are finished first.
 "#
     ));
+}
+
+/// What is said of the context where the cache bounds it.
+fn context(served: u32, own: u32) -> String {
+    if served >= own {
+        return String::new();
+    }
+    format!("  context   {served} of the model's {own} tokens (a larger --kv-cache serves more)\n")
 }
 
 fn say(text: &str) {
@@ -220,3 +238,14 @@ fn first_budget() -> BudgetDraft {
 }
 
 const FIRST_BUDGET: NanoUsd = NanoUsd::from_nanos(10_000_000_000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_told_where_it_is_less_than_the_model_has() {
+        assert_eq!(context(2048, 2048), "");
+        assert!(context(2336, 40_960).contains("2336 of the model's 40960 tokens"));
+    }
+}

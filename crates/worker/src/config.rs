@@ -111,7 +111,7 @@ impl Default for RawModel {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
-    /// Memory for the KV cache, in bytes.
+    /// Memory for the KV cache of each model, in bytes; absent means by the model and by what the machine has left.
     pub kv_bytes: Option<u64>,
     /// Sequences that run at a time.
     pub max_sequences: Option<u32>,
@@ -193,6 +193,13 @@ impl RawWorker {
         Self { model, ..Self::demo() }
     }
 
+    /// The same with a KV cache of so many bytes, if that is said.
+    #[must_use]
+    pub fn with_kv_bytes(self, kv_bytes: Option<u64>) -> Self {
+        let engine = EngineSettings { kv_bytes: kv_bytes.or(self.engine.kv_bytes), ..self.engine };
+        Self { engine, ..self }
+    }
+
     /// What it means, or everything that is wrong with it.
     pub fn check(self) -> Result<WorkerSettings, Problems> {
         let mut problems = Problems::default();
@@ -251,7 +258,7 @@ impl EngineSettings {
             lookup,
         } = self;
         EngineConfig {
-            kv_bytes: kv_bytes.unwrap_or(default.kv_bytes),
+            kv_bytes,
             max_sequences: max_sequences.unwrap_or(default.max_sequences),
             max_waiting: max_waiting.unwrap_or(default.max_waiting),
             step_tokens: step_tokens.unwrap_or(default.step_tokens),

@@ -7,6 +7,7 @@
 //! Invariant: knows nothing of HTTP, tenants or money beyond the price of its own hour.
 
 mod cache;
+mod cache_size;
 mod config;
 mod drain;
 mod loading;

@@ -153,12 +153,13 @@ impl Load {
         source: &ModelSource,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<ModelInfo, WorkerError> {
-        self.fits(Needs::of(source, &self.loads.config))?;
+        let needs = Needs::of(source, &self.loads.config, available(self.stock.promised()));
+        self.fits(needs)?;
         let weights = Weights::load(&self.order.name, source, progress);
         let weights = weights.map_err(|error| unreadable(&error))?;
         self.stock.check_new(weights.info())?;
         check_stays(&self.drain)?;
-        let served = weights.start(self.loads.config.clone(), &self.stock.shifts);
+        let served = weights.start(needs.settle(&self.loads.config), &self.stock.shifts);
         let served = served.map_err(|error| match error {
             StartError::Load(error) | StartError::Adapter { source: error, .. } => {
                 unreadable(&error)

@@ -33,6 +33,7 @@ pub struct LocalWorker {
     stock: Arc<Stock>,
     /// The first one.
     info: ModelInfo,
+    own_context: u32,
     post: Post,
     neighbours: Neighbours,
     loads: Arc<Loads>,
@@ -68,10 +69,22 @@ impl LocalWorker {
         rent: Rent,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, StartError> {
+        let needs = Needs::of(source, &config, available(0));
+        Self::start_taking(needs, (name, source), config, rent, progress)
+    }
+
+    /// The same, of a model that may take so much memory.
+    pub(crate) fn start_taking(
+        needs: Needs,
+        (name, source): (&str, &ModelSource),
+        config: EngineConfig,
+        rent: Rent,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, StartError> {
         let (stock, post, neighbours) = (Arc::default(), Post::new(rent), Neighbours::default());
-        let info = started(&stock, (name, source), &config, progress)?;
+        let (info, own_context) = started(&stock, (name, source), (&config, needs), progress)?;
         let loads = Arc::new(Loads::new(None, config));
-        Ok(Self { stock, info, post, neighbours, loads })
+        Ok(Self { stock, info, own_context, post, neighbours, loads })
     }
 
     /// The same worker on a machine in `zone`, which has `drain_timeout` for what it runs when it is told to
@@ -94,6 +107,11 @@ impl LocalWorker {
         &self.info
     }
 
+    /// Longest prompt plus output that this model reads where its cache is large enough, in tokens.
+    pub const fn own_context(&self) -> u32 {
+        self.own_context
+    }
+
     /// How many models have an engine here, those included that nobody new may begin on.
     pub fn engines(&self) -> usize {
         self.stock.all().len()
@@ -112,7 +130,21 @@ impl LocalWorker {
         source: &ModelSource,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<ModelInfo, StartError> {
-        started(&self.stock, (name, source), &self.loads.config, progress)
+        let needs = Needs::of(source, &self.loads.config, available(self.stock.promised()));
+        self.add_taking(needs, name, source, progress)
+    }
+
+    /// The same, of a model that may take so much memory.
+    pub(crate) fn add_taking(
+        &self,
+        needs: Needs,
+        name: &str,
+        source: &ModelSource,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ModelInfo, StartError> {
+        let (info, _) =
+            started(&self.stock, (name, source), (&self.loads.config, needs), progress)?;
+        Ok(info)
     }
 
     /// Loads an adapter of the model called `of` from a folder in the layout of PEFT, and serves it as a model called
@@ -163,23 +195,25 @@ impl LocalWorker {
     }
 }
 
-/// Loads a model and starts an engine for it.
+/// Loads a model and starts an engine for it; tells how it is served, and the context it would have without the bounds of
+/// its cache.
 fn started(
     stock: &Stock,
     (name, source): (&str, &ModelSource),
-    config: &EngineConfig,
+    (config, needs): (&EngineConfig, Needs),
     progress: &mut dyn FnMut(Progress),
-) -> Result<ModelInfo, StartError> {
-    Needs::of(source, config).say(name, available(stock.promised()));
+) -> Result<(ModelInfo, u32), StartError> {
+    needs.say(name, available(stock.promised()));
     let weights = Weights::load(&ModelName::new(name), source, progress)?;
     stock.check_new(weights.info()).map_err(|error| LoadError::Unsupported {
         what: format!("`{name}`"),
         remedy: error.to_string(),
     })?;
-    let served = weights.start(config.clone(), &stock.shifts)?;
+    let own_context = weights.info().context_length;
+    let served = weights.start(needs.settle(config), &stock.shifts)?;
     let info = served.info().clone();
     stock.offer(served);
-    Ok(info)
+    Ok((info, own_context))
 }
 
 async fn start_sequence(served: &Served, start: Start) -> Result<Sequence, WorkerError> {
@@ -342,9 +376,8 @@ fn broken(failure: &Failure) -> WorkerError {
 fn refused(refusal: Refusal) -> WorkerError {
     match refusal {
         Refusal::Full { retry_in } => WorkerError::Full { retry_in },
-        refusal @ (Refusal::TooLong { .. } | Refusal::Invalid(_)) => {
-            WorkerError::Invalid(refusal.to_string())
-        }
+        refusal @ Refusal::Invalid(_) => WorkerError::Invalid(refusal.to_string()),
+        refusal @ Refusal::TooLong { .. } => WorkerError::TooLong(refusal.to_string()),
         Refusal::NoAdapter(digest) => WorkerError::ModelNotFound(digest),
         refusal @ Refusal::Format(_) => WorkerError::Format(refusal.to_string()),
         Refusal::Draining => WorkerError::Draining,

@@ -1,11 +1,14 @@
-//! What a model will take of the machine's memory, and what there is of it.
+//! What models will take of the machine's memory, and what there is of it.
 //!
-//! Both are said before anything is loaded. What a model takes is the size of its files, as far as they hold weights, at the
-//! bits they will have, and its KV cache. Where nobody can say what there is, nothing is refused.
+//! Both are said before anything is loaded. What a model takes is its weights, as far as the headers of its files tell, with
+//! the copies of them that this processor computes with, and its KV cache. Where nobody can say what there is, nothing is
+//! refused.
 
 use std::path::{Path, PathBuf};
 
-use engine::{Encoder, EngineConfig, ModelSource, Quantization};
+use engine::{EngineConfig, Footprint, ModelSource, Sequences};
+
+use crate::cache_size::default_bytes;
 
 /// What a load takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,20 +18,46 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// What a model takes under these settings.
-    pub(crate) fn of(source: &ModelSource, config: &EngineConfig) -> Self {
-        let weights = match source {
-            // It is part of the program, and copied.
-            ModelSource::Demo | ModelSource::Quantized { folder: None, .. } => DEMO_BYTES,
-            ModelSource::Folder(folder) => in_folder(folder),
-            ModelSource::Quantized { folder: Some(folder), quantization } => {
-                quantized(in_folder(folder), *quantization)
-            }
-            ModelSource::Gguf { weights, .. } => size(weights),
+    /// What a model takes under these settings on a machine that has so much left.
+    pub(crate) fn of(source: &ModelSource, config: &EngineConfig, available: Option<u64>) -> Self {
+        Self::of_all(&[source], config, available).first().copied().unwrap_or_default()
+    }
+
+    /// What models take together: those whose caches nobody sized share what all weights leave.
+    pub(crate) fn of_all(
+        sources: &[&ModelSource],
+        config: &EngineConfig,
+        available: Option<u64>,
+    ) -> Vec<Self> {
+        // What is wrong with a header, loading will say.
+        let footprint = |source: &&ModelSource| {
+            let by_size = |_| Footprint { weights: of_files(source), sequences: None };
+            Footprint::of(source).unwrap_or_else(by_size)
         };
-        // What embeds keeps no blocks.
-        let embeds = matches!(source, ModelSource::Folder(folder) if Encoder::is_in(folder));
-        Self { weights, cache: if embeds { 0 } else { config.kv_bytes } }
+        let footprints: Vec<Footprint> = sources.iter().map(footprint).collect();
+        let settled = |of: Sequences| config.settled_kv_bytes(of.bytes_per_token);
+        let (mut taken, mut sharers) = (0_u64, 0_u64);
+        for Footprint { weights, sequences } in &footprints {
+            taken = taken.saturating_add(*weights);
+            match sequences.map(settled) {
+                Some(Some(bytes)) => taken = taken.saturating_add(bytes),
+                Some(None) => sharers += 1,
+                None => {}
+            }
+        }
+        let left = available.map(|bytes| bytes.saturating_sub(taken) / sharers.max(1));
+        let needs = |Footprint { weights, sequences }| {
+            let by_default = |of| default_bytes(of, config.block_tokens, left);
+            let cache = sequences.map_or(0, |of| settled(of).unwrap_or_else(|| by_default(of)));
+            Self { weights, cache }
+        };
+        footprints.into_iter().map(needs).collect()
+    }
+
+    /// The settings of an engine that takes this.
+    pub(crate) fn settle(self, config: &EngineConfig) -> EngineConfig {
+        let kv_bytes = config.kv_bytes.or((self.cache > 0).then_some(self.cache));
+        EngineConfig { kv_bytes, ..config.clone() }
     }
 
     /// What an adapter takes: it shares the cache of its model.
@@ -83,6 +112,17 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
+/// The size of what is at `source`.
+fn of_files(source: &ModelSource) -> u64 {
+    match source {
+        ModelSource::Folder(folder) | ModelSource::Quantized { folder: Some(folder), .. } => {
+            in_folder(folder)
+        }
+        ModelSource::Gguf { weights, .. } => size(weights),
+        ModelSource::Demo | ModelSource::Quantized { folder: None, .. } => 0,
+    }
+}
+
 /// The weights in a folder; 0 if it cannot be read, which loading it will say.
 fn in_folder(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
@@ -95,40 +135,45 @@ fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// What weights of 16 bits become.
-const fn quantized(bytes: u64, quantization: Quantization) -> u64 {
-    let tenths_of_bits = match quantization {
-        Quantization::Q8 => 85,
-        Quantization::Q6K => 66,
-        Quantization::Q5KM | Quantization::Q5K => 60,
-        Quantization::Q4KM | Quantization::Q4K | Quantization::Q4 => 50,
-    };
-    bytes / 160 * tenths_of_bits
-}
-
-/// The model that is compiled in.
-const DEMO_BYTES: u64 = 4 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const DEMO: ModelSource = ModelSource::Demo;
+
+    fn settings(kv_bytes: Option<u64>) -> EngineConfig {
+        EngineConfig { kv_bytes, ..EngineConfig::default() }
+    }
+
     #[test]
-    fn what_a_model_takes_is_the_size_of_its_files_and_its_cache() {
+    fn what_a_model_takes_is_its_weights_and_the_cache_that_it_was_given() {
+        let needs = Needs::of(&DEMO, &settings(Some(5)), Some(1 << 30));
+        assert_eq!(needs.cache, 5);
+        assert!(needs.weights > 10 << 20 && needs.total() > needs.weights + needs.cache);
+        assert_eq!(needs.settle(&settings(None)).kv_bytes, Some(5));
+        let blocks = EngineConfig { kv_blocks: Some(3), ..settings(Some(5)) };
+        assert_eq!(Needs::of(&DEMO, &blocks, None).cache, 3 * 32 * 4096);
+    }
+
+    #[test]
+    fn models_without_a_size_share_what_all_weights_leave() {
+        let available = Some(400 << 20);
+        let alone = Needs::of(&DEMO, &settings(None), available);
+        let both = Needs::of_all(&[&DEMO, &DEMO], &settings(None), available);
+        assert_eq!(alone.cache, 256 << 20);
+        assert!(both.iter().all(|needs| *needs == both[0]), "{both:?}");
+        let sum: u64 = both.iter().map(|needs| needs.weights + needs.cache).sum();
+        assert!(both[0].cache < alone.cache && sum < 400 << 20, "{both:?}");
+    }
+
+    #[test]
+    fn what_has_no_header_takes_what_its_files_do() {
         let folder = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(folder.path().join("model.safetensors")).unwrap();
         file.set_len(16 << 20).unwrap();
-        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
-        let config = EngineConfig { kv_bytes: 5, ..EngineConfig::default() };
-        let path = folder.path().to_owned();
-
-        let plain = Needs::of(&ModelSource::Folder(path.clone()), &config);
-        let source = ModelSource::Quantized { folder: Some(path), quantization: Quantization::Q8 };
-        let smaller = Needs::of(&source, &config);
-
-        assert_eq!(plain, Needs { weights: 16 << 20, cache: 5 });
-        assert!((8 << 20..9 << 20).contains(&smaller.weights), "{smaller:?}");
-        assert!(plain.total() > plain.weights + plain.cache);
+        let source = ModelSource::Folder(folder.path().to_owned());
+        let needs = Needs::of(&source, &settings(None), None);
+        assert_eq!(needs, Needs { weights: 16 << 20, cache: 0 });
     }
 
     #[test]

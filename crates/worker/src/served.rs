@@ -63,20 +63,31 @@ impl Weights {
 
     /// Starts an engine for it, which takes turns with the others of `shifts`.
     pub(crate) fn start(self, config: EngineConfig, shifts: &Shifts) -> Result<Served, StartError> {
-        let info = self.info().clone();
-        let (makes, files) = match self {
+        let (makes, info, files) = match self {
             Self::Text(model) => {
                 let files = model.files().clone();
-                (Makes::Text(Engine::start_beside(shifts, *model, config)?), files)
+                let own_context = model.info().context_length;
+                let engine = Engine::start_beside(shifts, *model, config)?;
+                let info = engine.info().clone();
+                if info.context_length < own_context {
+                    tracing::warn!(
+                        model = %info.name,
+                        context = info.context_length,
+                        of = own_context,
+                        "the KV cache is smaller than the model's context; a larger `engine.kv_bytes` serves more of it"
+                    );
+                }
+                (Makes::Text(engine), info, files)
             }
             Self::Vectors(encoder) => {
+                let info = encoder.info().clone();
                 let files = encoder.files().clone();
                 let EngineConfig { max_waiting, compute_threads, .. } = config;
                 let config = EmbedderConfig { max_waiting, compute_threads };
                 let embedder = Embedder::start_beside(shifts, *encoder, config)?;
                 let models = watch::Sender::new(Arc::from([info.clone()]));
                 let places = max_waiting.saturating_add(1);
-                (Makes::Vectors { embedder, places, models }, files)
+                (Makes::Vectors { embedder, places, models }, info, files)
             }
         };
         Ok(Served { makes, info, files, calls: TaskTracker::new() })

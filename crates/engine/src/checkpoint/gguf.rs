@@ -5,7 +5,7 @@ use std::io::{BufReader, Seek as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use domain::ModelFiles;
@@ -13,7 +13,7 @@ use domain::ModelFiles;
 use super::config::{MAX_LAYERS, plain_frequencies};
 use super::files::{add_stop_tokens, model_files, read, read_if_there, stop_tokens};
 use super::gguf_header::{first_unknown, problem};
-use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
+use super::{Checkpoint, Digest, Listed, Listing, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
 use crate::models::{self, Design, Shape};
 use crate::ops::dense::Dense;
@@ -22,21 +22,7 @@ use crate::ops::rope::Pairing;
 
 /// Opens a GGUF file with a tokenizer beside it.
 pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError> {
-    let file = File::open(weights)
-        .map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
-    let mut reader = BufReader::new(file);
-    if let Some(problem) = problem(&mut reader) {
-        return Err(malformed(problem));
-    }
-    reader.rewind().map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
-    let content = match Content::read(&mut reader) {
-        Ok(content) => content,
-        Err(error) => return Err(unreadable(&mut reader, &error)),
-    };
-    let mut gguf = Gguf { content, reader, sandwich: false };
-    let architecture = gguf.text("general.architecture")?.to_owned();
-    let design = models::find(&architecture)?;
-    gguf.sandwich = design.sandwich;
+    let (mut gguf, architecture, design) = header(weights)?;
     let files = gguf.files(tokenizer)?;
     let mut digest = Digest::default();
     digest.add_file(weights)?;
@@ -52,6 +38,40 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
         files,
         checkpoint: Box::new(gguf),
     })
+}
+
+/// What is in a GGUF file.
+pub(super) fn list(weights: &Path) -> Result<Listed, LoadError> {
+    let (mut gguf, architecture, design) = header(weights)?;
+    let shape = gguf.shape(&architecture, design)?;
+    let list = |(name, info): (&String, &TensorInfo)| {
+        let (dims, kind) = (info.shape.dims().to_vec(), info.ggml_dtype);
+        let blocks = info.shape.elem_count().div_ceil(kind.block_size());
+        let stored_bytes = (blocks * kind.type_size()) as u64;
+        Listing { name: name.clone(), dims, kind: Some(kind), stored_bytes }
+    };
+    let tensors = gguf.content.tensor_infos.iter().map(list).collect();
+    Ok(Listed { shape, tensors })
+}
+
+/// A GGUF file whose header is read, its architecture, and what we make of that.
+fn header(weights: &Path) -> Result<(Gguf, String, &'static Design), LoadError> {
+    let file = File::open(weights)
+        .map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
+    let mut reader = BufReader::new(file);
+    if let Some(problem) = problem(&mut reader) {
+        return Err(malformed(problem));
+    }
+    reader.rewind().map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
+    let content = match Content::read(&mut reader) {
+        Ok(content) => content,
+        Err(error) => return Err(unreadable(&mut reader, &error)),
+    };
+    let mut gguf = Gguf { content, reader, sandwich: false };
+    let architecture = gguf.text("general.architecture")?.to_owned();
+    let design = models::find(&architecture)?;
+    gguf.sandwich = design.sandwich;
+    Ok((gguf, architecture, design))
 }
 
 struct Gguf {

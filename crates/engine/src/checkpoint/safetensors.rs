@@ -7,6 +7,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Tensor};
 use domain::ModelFiles;
+use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::config::Config;
@@ -55,14 +56,34 @@ pub(super) fn describe_demo() -> Result<Described, LoadError> {
     digest.add(demo::CONFIG);
     digest.add(demo::WEIGHTS);
     digest.add_files(&files);
-    let archive = SliceSafetensors::new(demo::WEIGHTS).map_err(|error| malformed(&error))?;
     Ok(Described {
-        config: Config::parse(demo::CONFIG)?,
+        config: demo_config()?,
         stop_tokens: stop_tokens(demo::GENERATION_CONFIG)?,
         files,
         digest,
-        archive: Archive::CompiledIn(archive),
+        archive: demo_archive()?,
     })
+}
+
+/// The configuration of the model that is compiled in.
+pub(super) fn demo_config() -> Result<Config, LoadError> {
+    Config::parse(demo::CONFIG)
+}
+
+/// The tensors of the model that is compiled in.
+pub(super) fn demo_archive() -> Result<Archive, LoadError> {
+    let archive = SliceSafetensors::new(demo::WEIGHTS).map_err(|error| malformed(&error))?;
+    Ok(Archive::CompiledIn(archive))
+}
+
+/// The configuration in a folder.
+pub(super) fn config_in(folder: &Path) -> Result<Config, LoadError> {
+    Config::parse(&read(&folder.join("config.json"))?)
+}
+
+/// The tensors in a folder.
+pub(super) fn archive_in(folder: &Path) -> Result<Archive, LoadError> {
+    Ok(Archive::Mapped(map(&weight_files(folder)?)?))
 }
 
 /// The files of a folder.
@@ -155,6 +176,18 @@ impl Archive {
         let mut tensors: Vec<_> = views.into_iter().map(describe).collect();
         tensors.sort_unstable();
         tensors
+    }
+
+    /// Name, shape, type and size in bytes of every tensor.
+    pub(super) fn typed_tensors(&self) -> Vec<(String, Vec<usize>, Dtype, usize)> {
+        let views = match self {
+            Self::Mapped(archive) => archive.tensors(),
+            Self::CompiledIn(archive) => archive.tensors(),
+        };
+        let describe = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+            (name, view.shape().to_vec(), view.dtype(), view.data().len())
+        };
+        views.into_iter().map(describe).collect()
     }
 
     pub(super) fn load(&self, name: &str) -> Result<Tensor, LoadError> {

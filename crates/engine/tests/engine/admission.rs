@@ -140,7 +140,7 @@ fn settings_that_would_starve_somebody_are_refused() {
     let bad = [
         EngineConfig { step_tokens: 8, max_sequences: 8, ..EngineConfig::default() },
         EngineConfig { block_tokens: 24, ..EngineConfig::default() },
-        EngineConfig { kv_bytes: 1_000, ..EngineConfig::default() },
+        EngineConfig { kv_bytes: Some(1_000), ..EngineConfig::default() },
         EngineConfig { prefill_chunk: 0, ..EngineConfig::default() },
     ];
     for config in bad {

@@ -60,7 +60,9 @@ fn log_probabilities_are_as_many_as_were_asked_for_and_below_zero() {
 #[test]
 fn an_end_needs_a_reason() {
     let usage = Usage::default();
-    let ends = |generated: &[u32], asked, reason| ending(&start(generated), asked, reason, &usage);
+    let ends = |generated: &[u32], asked, reason| {
+        ending(&start(generated), (start(&[]).max_output, asked), reason, &usage)
+    };
     assert!(ends(&[1], None, FinishReason::Stop).is_ok());
     assert!(ends(&[1; 10], None, FinishReason::Length).is_ok());
     assert!(ends(&[1], None, FinishReason::Length).is_err());

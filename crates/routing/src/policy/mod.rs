@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Capacity, ModelDigest, NanoUsd, Priority};
+use proto::Start;
 use tokio::time::Instant;
 
 use crate::member::Member;
@@ -66,6 +67,8 @@ pub(crate) struct Asked {
     pub(crate) priority: Priority,
     /// Who asks, and in which conversation.
     pub(crate) session: u64,
+    /// The context it needs.
+    pub(crate) room: Room,
     /// By when its first token should be there.
     pub(crate) due_in: Duration,
     /// A number that is different for each choice and the same for the same seed.
@@ -74,6 +77,28 @@ pub(crate) struct Asked {
     pub(crate) max_load_percent: u32,
     pub(crate) slow_start: Duration,
     pub(crate) now: Instant,
+}
+
+/// How much context a sequence needs of a worker, in tokens.
+///
+/// Workers of one model may have caches of different sizes, and so different contexts. A sequence may begin wherever the
+/// next token has room, with as much of its output as fits there; it goes on elsewhere if it becomes longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Without this it cannot run at all: what there is of it, and the next token.
+    pub(crate) least: u64,
+    /// With this it will most likely end where it began.
+    pub(crate) ample: u64,
+}
+
+impl Room {
+    /// What a sequence needs.
+    pub(crate) fn of(start: &Start) -> Self {
+        let (prompt, generated) = (start.prompt.len() as u64, start.generated.len() as u64);
+        let most = u64::from(start.max_output);
+        let with = |output: u64| prompt + (generated + output).min(most);
+        Self { least: with(1), ample: with(AMPLE_OUTPUT) }
+    }
 }
 
 /// Those who could run it.
@@ -107,6 +132,8 @@ pub(crate) struct Candidate {
     pub(crate) capacity: Capacity,
     /// Its machine was said to be likely to go some day.
     pub(crate) at_risk: bool,
+    /// Its context is [`Room::ample`].
+    pub(crate) ample: bool,
 }
 
 impl<'a> Field<'a> {
@@ -142,6 +169,11 @@ impl<'a> Field<'a> {
             if !state.takes_work() {
                 return None;
             }
+            let info = state.models.iter().find(|info| info.digest == asked.model);
+            let context = info.map_or(u64::MAX, |info| u64::from(info.context_length));
+            if context < asked.room.least {
+                return None;
+            }
             let of_model = state.load_of(&asked.model);
             let per_token = |tokens| times(of_model.prompt_token_time, tokens);
             let prompt_time = per_token(uncached);
@@ -159,6 +191,7 @@ impl<'a> Field<'a> {
                 price: state.price_per_hour,
                 capacity: state.capacity,
                 at_risk: state.at_risk,
+                ample: context >= asked.room.ample,
             })
         })?
     }
@@ -168,9 +201,15 @@ impl<'a> Field<'a> {
     ///
     /// A recommendation comes to many machines at a time, and most of them stay: a late first token would be a
     /// certain loss for one that may never come.
+    ///
+    /// Before that, those where it would soon have no room are left out where there are others.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let all = (0..self.members.len()).filter_map(|at| self.candidate(at));
-        let (at_risk, mut rest): (Vec<_>, Vec<_>) = all.partition(|candidate| candidate.at_risk);
+        let mut all: Vec<_> = (0..self.members.len()).filter_map(|at| self.candidate(at)).collect();
+        if all.iter().any(|candidate| candidate.ample) {
+            all.retain(|candidate| candidate.ample);
+        }
+        let (at_risk, mut rest): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|candidate| candidate.at_risk);
         let in_time = |candidate: &Candidate| candidate.first_token_in <= self.asked.due_in;
         if rest.is_empty() {
             return at_risk;
@@ -246,6 +285,8 @@ pub(crate) const fn mix(number: u64) -> u64 {
 
 /// Standard deviations of the load that requests would put on a worker if they were spread by lot.
 const CHANCE: f64 = 2.0;
+/// Most answers are shorter than this: who has room for it need not hand a sequence on.
+const AMPLE_OUTPUT: u64 = 1024;
 /// So many sequences beside it cost a sequence one step.
 const CROWD: f64 = 4.0;
 /// An hour: sums of such times stay far from what a duration can hold.

@@ -46,6 +46,7 @@ fn asked() -> Asked {
         tokens: 160,
         priority: Priority::Standard,
         session: 1,
+        room: Room::default(),
         due_in: Duration::from_secs(1),
         draw: 7,
         max_load_percent: 125,

@@ -1,6 +1,6 @@
 //! The better of two drawn by lot: nearly as good as the best of all, at the cost of two.
 //!
-//! Who is at risk is not drawn, so two late ones are not compared with it; where few others are found, all are looked at.
+//! Who is at risk, or has little room for it, is not drawn, so two late ones are not compared with it; where few others are found, all are looked at.
 
 use super::{Candidate, Field, Policy, best, expected_time, mix};
 
@@ -16,7 +16,7 @@ fn choose(field: &Field) -> Option<usize> {
         if drawn.iter().any(|candidate| candidate.at == at) {
             continue;
         }
-        drawn.extend(field.candidate(at).filter(|candidate| !candidate.at_risk));
+        drawn.extend(field.candidate(at).filter(|one| one.ample && !one.at_risk));
         if drawn.len() == 2 {
             return best(field, &drawn, expected_time);
         }

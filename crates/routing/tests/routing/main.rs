@@ -1,6 +1,7 @@
 //! The router, over scripted workers: balancing, refusals, and streams that go on elsewhere.
 
 mod actor;
+mod contexts;
 mod crowds;
 mod embedding;
 mod hedging;

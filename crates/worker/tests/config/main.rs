@@ -16,6 +16,7 @@ const EXAMPLES: &[&str] = &[
     "path",
     "quantize",
     "tokenizer",
+    "kv_bytes",
     "compute_threads",
     "[[notices]]",
     "source",

@@ -230,6 +230,10 @@ pub(crate) async fn what_can_never_run_is_refused(subject: Subject) {
     let refused = subject.worker.generate(start).await.err();
     assert!(matches!(refused, Some(WorkerError::Invalid(_))), "{refused:?}");
 
+    let start = Start { max_output: 1 << 30, ..subject.start(1) };
+    let refused = subject.worker.generate(start).await.err();
+    assert!(matches!(refused, Some(WorkerError::TooLong(_))), "{refused:?}");
+
     let refused = subject.worker.model_files(&unknown).await.err();
     assert_eq!(refused, Some(WorkerError::ModelNotFound(unknown)));
 }

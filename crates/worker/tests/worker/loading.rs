@@ -24,7 +24,7 @@ fn root() -> PathBuf {
 
 /// A worker with the demo model that may load whatever the engine's tests have, and the same over pipes.
 fn worker() -> (Arc<LocalWorker>, Arc<dyn Worker>) {
-    let config = EngineConfig { kv_bytes: 16 << 20, ..EngineConfig::default() };
+    let config = EngineConfig { kv_bytes: Some(16 << 20), ..EngineConfig::default() };
     let rent = Rent::new(NanoUsd::from_dollars(1), Capacity::OnDemand).unwrap();
     let local = LocalWorker::start("demo", &ModelSource::Demo, config, rent, &mut |_| {});
     let local = Arc::new(local.unwrap().loading_from(root()));
@@ -223,7 +223,7 @@ async fn a_load_that_fails_says_why_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_does_not_fit_is_refused_with_what_it_needs() {
-    let config = EngineConfig { kv_bytes: 16 << 20, ..EngineConfig::default() };
+    let config = EngineConfig { kv_bytes: Some(16 << 20), ..EngineConfig::default() };
     let rent = Rent::default();
     let local = LocalWorker::start("demo", &ModelSource::Demo, config, rent, &mut |_| {}).unwrap();
     let place = tempfile::tempdir().unwrap();

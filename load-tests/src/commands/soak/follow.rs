@@ -249,7 +249,10 @@ impl Tally {
         match (error, &order.kind) {
             (WorkerError::Full { .. }, _) => self.end("refused: full"),
             (
-                WorkerError::Invalid(_) | WorkerError::Format(_) | WorkerError::ModelNotFound(_),
+                WorkerError::Invalid(_)
+                | WorkerError::TooLong(_)
+                | WorkerError::Format(_)
+                | WorkerError::ModelNotFound(_),
                 Kind::Wrong,
             ) => self.end("refused: wrong"),
             (WorkerError::ModelNotFound(_), _) if order.may_be_away => self.end("refused: away"),
