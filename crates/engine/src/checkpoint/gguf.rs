@@ -104,9 +104,10 @@ fn stop_tokens_of(metadata: &Metadata, tokenizer: &Path) -> Result<Vec<u32>, Loa
             add_stop_tokens(&mut ids, &[id]);
         }
     }
-    let beside = match tokenizer.is_dir() {
-        true => read_if_there(&tokenizer.join("generation_config.json"))?,
-        false => None,
+    let beside = if tokenizer.is_dir() {
+        read_if_there(&tokenizer.join("generation_config.json"))?
+    } else {
+        None
     };
     match beside {
         Some(config) => add_stop_tokens(&mut ids, &stop_tokens(&config)?),

@@ -62,9 +62,8 @@ impl Metadata {
 
     /// Takes an entry as read, or all whose keys begin with what ends in a dot.
     pub(super) fn seen(&self, key: &str) {
-        let is_meant = |other: &&String| match key.ends_with('.') {
-            true => other.starts_with(key),
-            false => *other == key,
+        let is_meant = |other: &&String| {
+            if key.ends_with('.') { other.starts_with(key) } else { *other == key }
         };
         let meant = self.values.keys().filter(is_meant).cloned();
         self.read.borrow_mut().extend(meant);

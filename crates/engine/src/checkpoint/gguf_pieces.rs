@@ -1,6 +1,6 @@
 //! Merges of a tokenizer that has scores in their place.
 //!
-//! SentencePiece joins, of all neighbours that make a piece, those whose piece has the best score. Told as merges,
+//! `SentencePiece` joins, of all neighbours that make a piece, those whose piece has the best score. Told as merges,
 //! that is every way to cut a piece into two others, those of better pieces first.
 
 use std::collections::HashMap;

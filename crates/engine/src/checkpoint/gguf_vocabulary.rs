@@ -46,7 +46,7 @@ pub(super) fn tokenizer_json(metadata: &Metadata, vocabulary: usize) -> Result<V
             tokens.len()
         )));
     }
-    let file = match required(MODEL, metadata.text(MODEL)?)? {
+    let file = match there(MODEL, metadata.text(MODEL)?)? {
         "gpt2" => byte_level(metadata, &tokens)?,
         "llama" => pieces(metadata, &tokens)?,
         other => return Err(unsupported(MODEL, other)),
@@ -73,7 +73,7 @@ pub(super) fn tokens_that_end(metadata: &Metadata) -> Result<Vec<u32>, LoadError
 }
 
 fn tokens(metadata: &Metadata) -> Result<Vec<Token<'_>>, LoadError> {
-    let texts = required(TOKENS, metadata.texts(TOKENS)?)?;
+    let texts = there(TOKENS, metadata.texts(TOKENS)?)?;
     let kinds = metadata.numbers(KINDS)?;
     let kinds = kinds.unwrap_or_else(|| vec![f64::from(NORMAL); texts.len()]);
     if kinds.len() != texts.len() {
@@ -103,9 +103,9 @@ fn tokens(metadata: &Metadata) -> Result<Vec<Token<'_>>, LoadError> {
 
 /// Byte-level pairs (as GPT-2): every byte is a letter, and merges say what is joined.
 fn byte_level(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadError> {
-    let name = required(PRE, metadata.text(PRE)?)?;
+    let name = there(PRE, metadata.text(PRE)?)?;
     let split = Split::named(name).ok_or_else(|| unsupported(PRE, name))?;
-    let merges = required(MERGES, metadata.texts(MERGES)?)?;
+    let merges = there(MERGES, metadata.texts(MERGES)?)?;
     let known: HashSet<&str> = used(tokens).map(|(token, _)| token.text).collect();
     let mut pairs = Vec::with_capacity(merges.len());
     for merge in merges {
@@ -125,10 +125,7 @@ fn byte_level(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadEr
     let mut file = file(metadata, tokens, &ends)?;
     file.insert(
         "normalizer".to_owned(),
-        match split.composed {
-            true => json!({ "type": "NFC" }),
-            false => Value::Null,
-        },
+        if split.composed { json!({ "type": "NFC" }) } else { Value::Null },
     );
     file.insert("pre_tokenizer".to_owned(), split.pre_tokenizer());
     file.insert("decoder".to_owned(), unused_bytes);
@@ -150,7 +147,7 @@ fn pieces(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadError>
             return Err(unsupported(key, "..."));
         }
     }
-    let scores = required(SCORES, metadata.numbers(SCORES)?)?;
+    let scores = there(SCORES, metadata.numbers(SCORES)?)?;
     if scores.len() != tokens.len() {
         return Err(malformed(format!("`{SCORES}` has another length than `{TOKENS}`")));
     }
@@ -209,9 +206,9 @@ fn with_runs_of_spaces<'a>(tokens: &[Token<'a>], letters: &'a [String]) -> Vec<T
     };
     let pairs = tokens.iter().zip(letters);
     pairs
-        .map(|(token, letters)| match is_run(token, letters) {
-            true => Token { text: letters, kind: Kind::Normal },
-            false => Token { ..*token },
+        .map(|(token, letters)| {
+            let is_run = is_run(token, letters);
+            if is_run { Token { text: letters, kind: Kind::Normal } } else { Token { ..*token } }
         })
         .collect()
 }
@@ -313,13 +310,22 @@ impl<'a> Ends<'a> {
     }
 }
 
+/// What a file that is to be served alone must say.
+fn there<T>(key: &str, found: Option<T>) -> Result<T, LoadError> {
+    found.ok_or_else(|| LoadError::Unsupported {
+        what: format!("a GGUF file without `{key}`"),
+        remedy: BESIDE.to_owned(),
+    })
+}
+
 fn unsupported(key: &str, value: &str) -> LoadError {
     LoadError::Unsupported {
         what: format!("`{key}` `{value}` in a GGUF file"),
-        remedy: "put the model's tokenizer.json beside it".to_owned(),
+        remedy: BESIDE.to_owned(),
     }
 }
 
+const BESIDE: &str = "put the model's tokenizer.json beside it";
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";

@@ -79,12 +79,14 @@ impl From<Written> for Templates {
         match written {
             Written::One(template) => templates.add("default", template),
             Written::Named(named) => {
-                named
-                    .into_iter()
-                    .for_each(|Named { name, template }| templates.add(&name, template));
+                for Named { name, template } in named {
+                    templates.add(&name, template);
+                }
             }
             Written::ByName(named) => {
-                named.into_iter().for_each(|(name, template)| templates.add(&name, template));
+                for (name, template) in named {
+                    templates.add(&name, template);
+                }
             }
         }
         templates

@@ -44,7 +44,7 @@ impl Case {
     /// The same checkpoint as another program writes it into one file.
     fn open_gguf(name: &str) -> Self {
         let weights = gguf_folder().join(format!("{name}.gguf"));
-        let tokenizer = folder().join(name).join("tokenizer.json");
+        let tokenizer = gguf_folder();
         Self::of(name, &ModelSource::Gguf { weights, tokenizer })
     }
 

@@ -3,7 +3,7 @@
     pip install gguf numpy safetensors
     python make.py
 
-What `transformers` computes with each is in its folder there. Files hold no tokens.
+What `transformers` computes with each is in its folder there.
 """
 
 import json
@@ -104,6 +104,15 @@ def write(name):
     writer.add_rope_dimension_count(turned)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    # Every token is a letter, so that a text of letters is any text of tokens.
+    letters = [chr(letter) for letter in [*range(0x21, 0x7F), 0xA1, 0xA2, 0xA3]][: config["vocab_size"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(letters)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(letters))
+    writer.add_token_merges(["! \""])
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(False)
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if config.get("attn_logit_softcapping"):

@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import sys
+import tempfile
 import unicodedata
 
 import gguf
@@ -139,7 +140,8 @@ def byte_level(name, file, pre, number, tokenizer):
 
 def scored(name):
     spaced, user_defined = SCORED[name]
-    corpus, model = pathlib.Path("/tmp") / f"{name}.txt", pathlib.Path("/tmp") / name
+    folder = pathlib.Path(tempfile.mkdtemp())
+    corpus, model = folder / "corpus.txt", folder / name
     corpus.write_text("\n".join(LINES * 20))
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(model), model_type="bpe", vocab_size=800, byte_fallback=True,

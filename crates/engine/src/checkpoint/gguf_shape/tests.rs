@@ -150,7 +150,7 @@ fn long_factors_are_for_texts_beyond_the_context_that_is_served() {
 #[test]
 fn frequencies_are_stretched_as_the_file_says() {
     let factor = ("rope.scaling.factor", Value::F32(4.0));
-    assert_eq!(shape("llama", &[factor.clone()]).frequencies[0], 0.25);
+    assert_eq!(shape("llama", std::slice::from_ref(&factor)).frequencies[0], 0.25);
     let none = ("rope.scaling.type", text("none"));
     assert_eq!(shape("llama", &[factor, none]).frequencies[0], 1.0);
     let always = RopeTensors { always: Some(vec![2.0; 64]), ..RopeTensors::default() };

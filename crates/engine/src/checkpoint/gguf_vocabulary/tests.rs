@@ -76,17 +76,16 @@ fn what_is_unknown_or_missing_is_named_with_the_remedy() {
         let named = problem.contains(key) && problem.contains("tokenizer.json");
         assert!(named, "{key}: {problem}");
     }
-    for (name, key) in [
-        ("qwen2", MODEL),
-        ("qwen2", PRE),
-        ("qwen2", TOKENS),
-        ("qwen2", MERGES),
-        ("llama", SCORES),
-        ("llama-bpe", "tokenizer.ggml.bos_token_id"),
-    ] {
+    for (name, key) in
+        [("qwen2", MODEL), ("qwen2", PRE), ("qwen2", TOKENS), ("qwen2", MERGES), ("llama", SCORES)]
+    {
         let problem = problem(&changed(name, key, None));
-        assert!(problem.contains(key), "{key}: {problem}");
+        let named = problem.contains(key) && problem.contains("tokenizer.json");
+        assert!(named, "{key}: {problem}");
     }
+    let key = "tokenizer.ggml.bos_token_id";
+    let problem = problem(&changed("llama-bpe", key, None));
+    assert!(problem.contains(key), "{problem}");
 }
 
 #[test]
@@ -104,6 +103,13 @@ fn entries_that_contradict_each_other_are_errors() {
     let outside = Some(Entry::U32(100_000));
     let outside = problem(&changed("llama-bpe", "tokenizer.ggml.bos_token_id", outside));
     assert!(outside.contains("100000"), "{outside}");
+}
+
+#[test]
+fn a_whole_tokenizer_in_a_file_is_that_tokenizer() {
+    let whole = Some(Entry::String("{}".to_owned()));
+    let metadata = changed("gpt-2", "tokenizer.huggingface.json", whole);
+    assert_eq!(tokenizer_json(&metadata, ANY_VOCABULARY).unwrap(), b"{}");
 }
 
 #[test]
