@@ -121,14 +121,14 @@ fn byte_level(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadEr
         }
     }
     let ends = Ends::read(metadata, tokens, split.begins)?;
-    let unused_bytes = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    let decoder = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
     let mut file = file(metadata, tokens, &ends)?;
     file.insert(
         "normalizer".to_owned(),
         if split.composed { json!({ "type": "NFC" }) } else { Value::Null },
     );
     file.insert("pre_tokenizer".to_owned(), split.pre_tokenizer());
-    file.insert("decoder".to_owned(), unused_bytes);
+    file.insert("decoder".to_owned(), decoder);
     file.insert(
         "model".to_owned(),
         json!({
@@ -152,12 +152,16 @@ fn pieces(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadError>
         return Err(malformed(format!("`{SCORES}` has another length than `{TOKENS}`")));
     }
     let letters: Vec<String> = tokens.iter().map(|token| token.text.replace(' ', SPACE)).collect();
-    let tokens = &with_runs_of_spaces(tokens, &letters)[..];
+    let given = tokens;
+    let tokens = &with_runs_of_spaces(given, &letters)[..];
+    let score = |token: &Token<'_>, id: u32| {
+        let is_run = given[id as usize].kind != token.kind;
+        if is_run { f64::INFINITY } else { scores[id as usize] }
+    };
     let joined =
         used(tokens).filter(|(token, _)| matches!(token.kind, Kind::Normal | Kind::UserDefined));
-    let joined: Vec<Piece<'_>> = joined
-        .map(|(token, id)| Piece { id, text: token.text, score: scores[id as usize] })
-        .collect();
+    let joined: Vec<Piece<'_>> =
+        joined.map(|(token, id)| Piece { id, text: token.text, score: score(token, id) }).collect();
     // Merges are looked for at every letter of every piece.
     if let Some(piece) = joined.iter().find(|piece| piece.text.len() > MAX_PIECE) {
         let problem = format!("token {} of `{TOKENS}` has {} bytes", piece.id, piece.text.len());
@@ -196,7 +200,7 @@ fn pieces(metadata: &Metadata, tokens: &[Token<'_>]) -> Result<Value, LoadError>
 }
 
 /// Runs of spaces as pieces among the others. Files have them as text that is found before all others, but they are
-/// found in a text whose spaces are letters already, and have the best scores.
+/// found in a text whose spaces are letters already: so they are joined before all others, whatever score they have.
 fn with_runs_of_spaces<'a>(tokens: &[Token<'a>], letters: &'a [String]) -> Vec<Token<'a>> {
     let known: HashSet<&str> = tokens.iter().map(|token| token.text).collect();
     let is_run = |token: &Token<'_>, letters: &str| {

@@ -104,8 +104,9 @@ def write(name):
     writer.add_rope_dimension_count(turned)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    # Every token is a letter, so that a text of letters is any text of tokens.
-    letters = [chr(letter) for letter in [*range(0x21, 0x7F), 0xA1, 0xA2, 0xA3]][: config["vocab_size"]]
+    # Every token is a letter, but for one that two of them make.
+    letters = [*(chr(letter) for letter in [*range(0x21, 0x7F), 0xA1]), "!\""]
+    assert len(letters) == config["vocab_size"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(letters)

@@ -171,7 +171,7 @@ def pieces(name, model, spaced, number):
             ids += [reader.piece_to_id(part)] if part in special else reader.encode(part)
         return ids
 
-    scores = [piece.score for piece in proto.pieces]
+    scores = [-1000.0 if piece.type == 4 else piece.score for piece in proto.pieces]
     write(name, "llama", "default", tokens, kinds, number, encode, scores=scores, bos_token_id=reader.bos_id(),
           eos_token_id=reader.eos_id(), unknown_token_id=reader.unk_id(), add_space_prefix=spaced)
 
