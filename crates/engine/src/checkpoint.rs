@@ -19,16 +19,25 @@ mod config;
 mod files;
 mod gguf;
 mod gguf_header;
+mod gguf_metadata;
+mod gguf_names;
+mod gguf_pieces;
+mod gguf_shape;
+mod gguf_splits;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
 mod gguf_write;
 mod listing;
+mod rotary;
 mod safetensors;
+mod templates;
+mod text_part;
 
 pub(crate) use adapter::AdapterFiles;
-pub(crate) use config::plain_frequencies;
 pub(crate) use gguf_write::interleave;
 pub use gguf_write::{Written, write_gguf};
 pub(crate) use listing::{Listed, Listing, list, tensors_in};
+pub(crate) use rotary::plain_frequencies;
 pub(crate) use safetensors::{Folder, architecture_of};
 
 /// Weights by name.
@@ -42,6 +51,12 @@ pub(crate) trait Checkpoint {
     /// The weights of a norm. Some architectures' safetensors hold them less one (`from_one`); GGUF never
     /// does.
     fn norm(&mut self, name: &str, width: usize, from_one: bool) -> Result<Tensor, LoadError>;
+
+    /// Everything that the architecture has was read. Refuses what is left, where a file holds one model and
+    /// nothing else.
+    fn finish(&self) -> Result<(), LoadError> {
+        Ok(())
+    }
 }
 
 /// One projection's weights.
@@ -70,7 +85,7 @@ pub(crate) struct Opened {
 
 /// Opens a model's files.
 pub(crate) fn open(source: &ModelSource) -> Result<Opened, LoadError> {
-    match source {
+    let opened = match source {
         ModelSource::Demo => safetensors::open_demo(None),
         ModelSource::Folder(folder) => safetensors::open_folder(folder, None),
         ModelSource::Quantized { folder: None, quantization } => {
@@ -80,6 +95,18 @@ pub(crate) fn open(source: &ModelSource) -> Result<Opened, LoadError> {
             safetensors::open_folder(folder, Some(*quantization))
         }
         ModelSource::Gguf { weights, tokenizer } => gguf::open(weights, tokenizer),
+    }?;
+    // Who draws tokens looks them up among the logits.
+    let is_outside = |id: &&u32| **id as usize >= opened.shape.vocabulary;
+    match opened.stop_tokens.iter().find(is_outside) {
+        None => Ok(opened),
+        Some(id) => Err(LoadError::Malformed {
+            what: "the model's end-of-turn tokens".to_owned(),
+            problem: format!(
+                "{id} is beyond its vocabulary of {} tokens; correct `eos_token_id`",
+                opened.shape.vocabulary
+            ),
+        }),
     }
 }
 

@@ -22,6 +22,7 @@ impl Folder {
             std::env::temp_dir().join(format!("tollgate-fuzz-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         std::fs::write(path.join("tokenizer.json"), "{}")?;
+        std::fs::create_dir_all(path.join(EMPTY))?;
         Ok(Self(path))
     }
 
@@ -38,11 +39,16 @@ impl Drop for Folder {
     }
 }
 
-/// Loads a GGUF file: its header, its configuration, and the tensors that the configuration names.
+/// Loads a GGUF file: its header, its configuration, and the tensors that the configuration names. Once with a tokenizer
+/// beside it, and once with its own tokens.
 pub fn gguf(folder: &Folder, bytes: &[u8]) -> std::io::Result<bool> {
     let weights = folder.write("model.gguf", bytes)?;
-    let source = ModelSource::Gguf { weights, tokenizer: folder.0.clone() };
-    Ok(Model::load(ModelName::new("fuzzed"), &source, &mut |_| {}).is_ok())
+    let loads = |tokenizer| {
+        let source = ModelSource::Gguf { weights: weights.clone(), tokenizer };
+        Model::load(ModelName::new("fuzzed"), &source, &mut |_| {}).is_ok()
+    };
+    let alone = loads(folder.0.join(EMPTY));
+    Ok(loads(folder.0.clone()) || alone)
 }
 
 /// Loads a folder of `config.json`, `generation_config.json`, `tokenizer_config.json` and weights, which follow
@@ -91,6 +97,8 @@ fn trial() -> &'static Trial {
 /// What a folder has beside its tokenizer, weights last: they may hold any byte.
 const SAFETENSORS_FILES: [&str; 4] =
     ["config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"];
+/// A folder with nothing in it.
+const EMPTY: &str = "empty";
 const BETWEEN_FILES: u8 = 0xFF;
 /// Tokens drawn of one format.
 const MAX_DRAWS: usize = 32;

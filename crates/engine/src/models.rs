@@ -30,7 +30,7 @@ mod qwen3_moe;
 mod transformer;
 
 pub(crate) use modules::{Module, Place, of_layer as modules_of_layer};
-pub(crate) use transformer::Design;
+pub(crate) use transformer::{Design, Windows};
 
 /// Architectures by the name that a model's files give: `config.json`, or GGUF.
 pub(crate) static ARCHITECTURES: &[(&str, &Design)] = &[
@@ -44,11 +44,13 @@ pub(crate) static ARCHITECTURES: &[(&str, &Design)] = &[
     ("Gemma2ForCausalLM", &gemma2::DESIGN),
     ("gemma2", &gemma2::DESIGN),
     ("Gemma3ForCausalLM", &gemma3::DESIGN),
+    ("Gemma3ForConditionalGeneration", &gemma3::DESIGN),
     ("gemma3", &gemma3::DESIGN),
     ("Phi3ForCausalLM", &phi3::DESIGN),
     ("phi3", &phi3::DESIGN),
     ("MixtralForCausalLM", &mixtral::DESIGN),
     ("Qwen3MoeForCausalLM", &qwen3_moe::DESIGN),
+    ("qwen3moe", &qwen3_moe::DESIGN),
 ];
 
 /// Makes a decoder from weights.
@@ -58,7 +60,9 @@ pub(crate) fn load(
     shape: &Shape,
     progress: &mut dyn FnMut(Progress),
 ) -> std::result::Result<Box<dyn Decoder>, LoadError> {
-    transformer::load(design, checkpoint, shape, progress)
+    let decoder = transformer::load(design, checkpoint, shape, progress)?;
+    checkpoint.finish()?;
+    Ok(decoder)
 }
 
 /// A loaded decoder.
@@ -232,6 +236,9 @@ impl KvCache {
         Ok(Self { keys, values, block_tokens })
     }
 }
+
+/// More than any model has; a configuration that says more is refused by its sizes.
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 
 /// Larger than any real size, small enough that products of three do not overflow.
 const MAX_SIZE: usize = 1 << 20;

@@ -23,7 +23,8 @@ pub enum ModelSource {
     Gguf {
         /// The GGUF file.
         weights: PathBuf,
-        /// A `tokenizer.json`, or a folder with one (and perhaps `tokenizer_config.json`).
+        /// A `tokenizer.json`, or a folder in which one may be (and a chat template, and `generation_config.json`).
+        /// Without one there, the file's own tokens are used.
         tokenizer: PathBuf,
     },
 }

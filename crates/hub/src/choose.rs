@@ -178,6 +178,7 @@ const DESCRIBED: &[&str] = &[
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",

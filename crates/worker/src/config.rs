@@ -97,7 +97,8 @@ struct RawModel {
     /// Store the weights of a folder (or of the demo model) in fewer bits while they are loaded: `"q8_0"`,
     /// `"q6_k"`, `"q5_k_m"`, `"q5_k"`, `"q4_k_m"`, `"q4_k"` or `"q4_0"`.
     quantize: Option<Quantization>,
-    /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent.
+    /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent, and what the file itself
+    /// holds where there is none.
     tokenizer: Option<PathBuf>,
 }
 

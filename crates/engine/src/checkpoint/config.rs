@@ -5,8 +5,9 @@
 use serde::Deserialize;
 
 use super::files::{TokenIds, json};
+use super::rotary::{DEFAULT_ROPE_BASE, RopeProblem, RopeScaling, Rotary};
 use crate::LoadError;
-use crate::models::{self, Design, Experts, Shape};
+use crate::models::{self, Design, Experts, MAX_LAYERS, Shape};
 use crate::ops::gate::Activation;
 use crate::ops::rope::Pairing;
 
@@ -34,6 +35,7 @@ pub(super) struct Config {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    use_bidirectional_attention: Option<bool>,
     #[serde(alias = "hidden_activation")]
     hidden_act: Option<String>,
     #[serde(flatten)]
@@ -92,25 +94,6 @@ impl Rope {
     }
 }
 
-/// How rotary frequencies are stretched for contexts longer than the first training's.
-#[derive(Clone, Debug, Deserialize)]
-struct RopeScaling {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    beta_fast: Option<f64>,
-    beta_slow: Option<f64>,
-    attention_factor: Option<f64>,
-    mscale: Option<f64>,
-    mscale_all_dim: Option<f64>,
-    short_factor: Option<Vec<f64>>,
-}
-
 impl Config {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
         let config: Self = json(FILE, bytes)?;
@@ -119,6 +102,7 @@ impl Config {
         let unsupported = [
             ("attention_bias", config.attention_bias && !design.biases),
             ("mlp_bias", config.mlp_bias),
+            ("use_bidirectional_attention", config.use_bidirectional_attention == Some(true)),
         ];
         for (setting, is_set) in unsupported {
             if is_set {
@@ -273,112 +257,16 @@ impl Config {
     ) -> Result<Rotary, LoadError> {
         let base = base.or(scaling.and_then(|scaling| scaling.rope_theta));
         let base = base.unwrap_or(DEFAULT_ROPE_BASE);
-        let mut rotary = Rotary {
-            frequencies: plain_frequencies(base, turned),
-            scale: 1.0,
-            context: self.max_position_embeddings,
+        let Some(scaling) = scaling else {
+            return Ok(Rotary::plain(base, turned, self.max_position_embeddings));
         };
-        let Some(scaling) = scaling else { return Ok(rotary) };
-        let original = scaling.original_max_position_embeddings;
-        let original = original.or(self.original_max_position_embeddings);
-        let lacks =
-            |kind: &str| malformed(&format!("`rope_scaling` of type {kind} lacks a factor"));
-        match scaling.rope_type.as_deref() {
-            None | Some("default") => {}
-            Some("linear") => {
-                let factor = scaling.factor.ok_or_else(|| lacks("linear"))?;
-                rotary.frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
-            }
-            Some("llama3") => {
-                for frequency in &mut rotary.frequencies {
-                    *frequency = scaling.llama3(*frequency).ok_or_else(|| lacks("llama3"))?;
-                }
-            }
-            Some("yarn") => {
-                let original = original.unwrap_or(f64::from(self.max_position_embeddings));
-                let factor = scaling.factor.ok_or_else(|| lacks("yarn"))?;
-                scaling.yarn(&mut rotary, factor, original, base);
-            }
-            Some("longrope" | "su") => {
-                let original = original.ok_or_else(|| lacks("longrope"))?;
-                scaling.longrope(&mut rotary, original).ok_or_else(|| lacks("longrope"))?;
-            }
-            Some(other) => {
-                return Err(unsupported_setting(&format!("rope_scaling type `{other}`")));
-            }
-        }
-        Ok(rotary)
+        let original = self.original_max_position_embeddings;
+        let rotary = scaling.rotary(base, turned, self.max_position_embeddings, original);
+        rotary.map_err(|problem| match problem {
+            RopeProblem::Lacks { .. } => malformed(&problem.to_string()),
+            RopeProblem::Unknown { .. } => unsupported_setting(&problem.to_string()),
+        })
     }
-}
-
-/// How positions turn heads.
-struct Rotary {
-    frequencies: Vec<f64>,
-    /// What is turned is multiplied by this.
-    scale: f64,
-    /// Positions for which that holds.
-    context: u32,
-}
-
-impl RopeScaling {
-    /// Llama 3's rule: long wavelengths are stretched by `factor`, short ones stay, those between are
-    /// blended.
-    fn llama3(&self, frequency: f64) -> Option<f64> {
-        let (low, high) = (self.low_freq_factor?, self.high_freq_factor?);
-        let wavelength = 2.0 * std::f64::consts::PI / frequency;
-        let turns = self.original_max_position_embeddings? / wavelength;
-        let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-        Some(frequency * kept + frequency / self.factor? * (1.0 - kept))
-    }
-
-    /// `YaRN` (Peng et al., 2023): pairs that turn often within the original context stay, those that hardly
-    /// turn are stretched, those between are blended by their number; and scores get a little sharper.
-    fn yarn(&self, rotary: &mut Rotary, factor: f64, original: f64, base: f64) {
-        let width = 2.0 * rotary.frequencies.len() as f64;
-        let pair_that_turns = |times: f64| {
-            width * (original / (times * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln())
-        };
-        let low = pair_that_turns(self.beta_fast.unwrap_or(DEFAULT_BETA_FAST)).floor().max(0.0);
-        let high = pair_that_turns(self.beta_slow.unwrap_or(DEFAULT_BETA_SLOW)).ceil();
-        let high = high.min(width - 1.0);
-        let span = if high > low { high - low } else { SMALLEST_SPAN };
-        for (pair, frequency) in rotary.frequencies.iter_mut().enumerate() {
-            let stretched = ((pair as f64 - low) / span).clamp(0.0, 1.0);
-            *frequency = *frequency * (1.0 - stretched) + *frequency / factor * stretched;
-        }
-        let sharper =
-            |weight: f64| if factor > 1.0 { 0.1 * weight * factor.ln() + 1.0 } else { 1.0 };
-        rotary.scale = match (self.attention_factor, self.mscale, self.mscale_all_dim) {
-            (Some(factor), ..) => factor,
-            (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => sharper(one) / sharper(all),
-            _ => sharper(1.0),
-        };
-    }
-
-    /// `LongRoPE` (Ding et al., 2024) turns every position otherwise once a text grows beyond the original
-    /// context; what was computed before would be wrong then. We serve the original context, where one set of
-    /// factors holds.
-    fn longrope(&self, rotary: &mut Rotary, original: f64) -> Option<()> {
-        let factors = self.short_factor.as_ref()?;
-        if factors.len() != rotary.frequencies.len() || original < 1.0 {
-            return None;
-        }
-        for (frequency, factor) in rotary.frequencies.iter_mut().zip(factors) {
-            *frequency /= factor;
-        }
-        let stretch = f64::from(rotary.context) / original;
-        let factor = self.factor.unwrap_or(stretch);
-        let sharper = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
-        rotary.scale = self.attention_factor.unwrap_or(sharper);
-        rotary.context = rotary.context.min(original as u32);
-        Some(())
-    }
-}
-
-/// The angle per position of each pair of a head's numbers.
-pub(crate) fn plain_frequencies(base: f64, head_width: usize) -> Vec<f64> {
-    let exponent = |pair: usize| 2.0 * pair as f64 / head_width as f64;
-    (0..head_width.min(MAX_HEAD_WIDTH) / 2).map(|pair| base.powf(-exponent(pair))).collect()
 }
 
 fn unsupported_setting(setting: &str) -> LoadError {
@@ -393,30 +281,3 @@ fn malformed(problem: &str) -> LoadError {
 }
 
 const FILE: &str = "config.json";
-const DEFAULT_ROPE_BASE: f64 = 10_000.0;
-const DEFAULT_BETA_FAST: f64 = 32.0;
-const DEFAULT_BETA_SLOW: f64 = 1.0;
-/// Keeps a ramp from dividing by nothing.
-const SMALLEST_SPAN: f64 = 0.001;
-/// More than any model has; a configuration that says more is refused by its sizes.
-pub(super) const MAX_LAYERS: usize = 1 << 12;
-const MAX_HEAD_WIDTH: usize = 1 << 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
-        let scaling = serde_json::json!({
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192.0,
-        });
-        let scaling: RopeScaling = serde_json::from_value(scaling).unwrap();
-        assert_eq!(scaling.llama3(1.0), Some(1.0));
-        assert_eq!(scaling.llama3(1e-5), Some(1e-5 / 8.0));
-    }
-}

@@ -6,27 +6,8 @@ use std::sync::Arc;
 use domain::ModelFiles;
 use serde::Deserialize;
 
+use super::templates::chat_template;
 use crate::LoadError;
-
-/// What we read of `tokenizer_config.json`.
-#[derive(Default, Deserialize)]
-struct TokenizerConfig {
-    chat_template: Option<ChatTemplate>,
-}
-
-/// One template, or several by name.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ChatTemplate {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
 
 /// What we read of `generation_config.json`.
 #[derive(Default, Deserialize)]
@@ -54,28 +35,8 @@ impl TokenIds {
 /// Tokenizer and chat template of a folder.
 pub(super) fn model_files(folder: &Path) -> Result<ModelFiles, LoadError> {
     let tokenizer = read(&folder.join("tokenizer.json"))?;
-    let chat_template = match read_if_there(&folder.join("chat_template.jinja"))? {
-        Some(template) => Some(text("chat_template.jinja", template)?),
-        None => match read_if_there(&folder.join("tokenizer_config.json"))? {
-            Some(config) => chat_template(&config)?,
-            None => None,
-        },
-    };
-    let chat_template = chat_template.map(Arc::from);
+    let chat_template = chat_template(folder)?.map(Arc::from);
     Ok(ModelFiles { tokenizer: tokenizer.into(), chat_template })
-}
-
-/// The chat template in a `tokenizer_config.json`.
-pub(super) fn chat_template(config: &[u8]) -> Result<Option<String>, LoadError> {
-    let config: TokenizerConfig = json("tokenizer_config.json", config)?;
-    Ok(match config.chat_template {
-        None => None,
-        Some(ChatTemplate::One(template)) => Some(template),
-        Some(ChatTemplate::Named(templates)) => templates
-            .into_iter()
-            .find(|template| template.name == "default")
-            .map(|template| template.template),
-    })
 }
 
 /// The end-of-turn tokens in a `generation_config.json`.
@@ -110,7 +71,7 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     }
 }
 
-fn text(what: &str, bytes: Vec<u8>) -> Result<String, LoadError> {
+pub(super) fn text(what: &str, bytes: Vec<u8>) -> Result<String, LoadError> {
     String::from_utf8(bytes)
         .map_err(|error| LoadError::Malformed { what: what.to_owned(), problem: error.to_string() })
 }

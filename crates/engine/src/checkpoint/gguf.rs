@@ -1,39 +1,50 @@
 //! Models in one GGUF file.
+//!
+//! Promise: nothing in a file that bears on what the model says is left unread. A tensor that nobody asked for is an
+//! error that names it, as is an entry of the architecture: what was not understood might have changed everything.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Seek as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use domain::ModelFiles;
 
-use super::config::{MAX_LAYERS, plain_frequencies};
-use super::files::{add_stop_tokens, model_files, read, read_if_there, stop_tokens};
+use super::files::{add_stop_tokens, read, read_if_there, stop_tokens};
 use super::gguf_header::{first_unknown, problem};
+use super::gguf_metadata::{Metadata, malformed};
+use super::gguf_names::{InFile, gguf_name, in_file, old_expert_name, router};
+use super::gguf_shape::{DIVISORS, LONG, RopeTensors, SHORT, ShapeReader, TensorFacts};
+use super::gguf_vocabulary::{tokenizer_json, tokens_that_end};
+use super::templates::{Templates, chat_template};
 use super::{Checkpoint, Digest, Listed, Listing, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
-use crate::models::{self, Design, Shape};
 use crate::ops::dense::Dense;
 use crate::ops::linear::{Linear, Quantized};
-use crate::ops::rope::Pairing;
 
-/// Opens a GGUF file with a tokenizer beside it.
+/// Opens a GGUF file. `tokenizer` is a `tokenizer.json`, or a folder in which one may be; without one the file's
+/// own tokens are what text is cut into.
 pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError> {
-    let (mut gguf, architecture, design) = header(weights)?;
-    let files = gguf.files(tokenizer)?;
+    let (mut gguf, metadata) = header(weights)?;
+    let read = ShapeReader::new(&metadata)?;
+    let facts = gguf.facts()?;
+    let vocabulary = facts.vocabulary;
+    let shape = read.shape(facts)?;
+    let files = files(&metadata, tokenizer, vocabulary)?;
     let mut digest = Digest::default();
     digest.add_file(weights)?;
     digest.add_files(&files);
-    let stop_tokens = gguf.stop_tokens(tokenizer)?;
+    let stop_tokens = stop_tokens_of(&metadata, tokenizer)?;
     digest.add_stop_tokens(&stop_tokens);
     Ok(Opened {
-        shape: gguf.shape(&architecture, design)?,
+        shape,
         stop_tokens,
-        weights: gguf.weights_name(),
-        architecture,
+        weights: weights_name(&metadata)?,
+        architecture: read.name().to_owned(),
         digest: digest.finish(),
         files,
         checkpoint: Box::new(gguf),
@@ -42,8 +53,8 @@ pub(super) fn open(weights: &Path, tokenizer: &Path) -> Result<Opened, LoadError
 
 /// What is in a GGUF file.
 pub(super) fn list(weights: &Path) -> Result<Listed, LoadError> {
-    let (mut gguf, architecture, design) = header(weights)?;
-    let shape = gguf.shape(&architecture, design)?;
+    let (mut gguf, metadata) = header(weights)?;
+    let shape = ShapeReader::new(&metadata)?.shape(gguf.facts()?)?;
     let list = |(name, info): (&String, &TensorInfo)| {
         let (dims, kind) = (info.shape.dims().to_vec(), info.ggml_dtype);
         let blocks = info.shape.elem_count().div_ceil(kind.block_size());
@@ -54,8 +65,8 @@ pub(super) fn list(weights: &Path) -> Result<Listed, LoadError> {
     Ok(Listed { shape, tensors })
 }
 
-/// A GGUF file whose header is read, its architecture, and what we make of that.
-fn header(weights: &Path) -> Result<(Gguf, String, &'static Design), LoadError> {
+/// A GGUF file whose header is read, and its metadata.
+fn header(weights: &Path) -> Result<(Gguf, Metadata), LoadError> {
     let file = File::open(weights)
         .map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
     let mut reader = BufReader::new(file);
@@ -63,15 +74,69 @@ fn header(weights: &Path) -> Result<(Gguf, String, &'static Design), LoadError> 
         return Err(malformed(problem));
     }
     reader.rewind().map_err(|source| LoadError::Read { path: weights.to_owned(), source })?;
-    let content = match Content::read(&mut reader) {
+    let mut content = match Content::read(&mut reader) {
         Ok(content) => content,
         Err(error) => return Err(unreadable(&mut reader, &error)),
     };
-    let mut gguf = Gguf { content, reader, sandwich: false };
-    let architecture = gguf.text("general.architecture")?.to_owned();
-    let design = models::find(&architecture)?;
-    gguf.sandwich = design.sandwich;
-    Ok((gguf, architecture, design))
+    let metadata = Metadata::new(std::mem::take(&mut content.metadata));
+    if metadata.count("split.count")?.is_some_and(|count| count > 1) {
+        return Err(LoadError::Unsupported {
+            what: "a GGUF file that is one of several (`split.count`)".to_owned(),
+            remedy: "merge them into one file".to_owned(),
+        });
+    }
+    let sandwich = ShapeReader::new(&metadata)?.design().sandwich;
+    Ok((Gguf { content, reader, sandwich, read: BTreeSet::new() }, metadata))
+}
+
+/// Tokenizer and chat template: what is beside the file goes before what is in it.
+fn files(
+    metadata: &Metadata,
+    tokenizer: &Path,
+    vocabulary: usize,
+) -> Result<ModelFiles, LoadError> {
+    let (beside, template) = if tokenizer.is_dir() {
+        (read_if_there(&tokenizer.join("tokenizer.json"))?, chat_template(tokenizer)?)
+    } else {
+        (Some(read(tokenizer)?), None)
+    };
+    let tokenizer = match beside {
+        Some(tokenizer) => tokenizer,
+        None => tokenizer_json(metadata, vocabulary)?,
+    };
+    let chat_template = match template {
+        Some(template) => Some(template),
+        None => Templates::in_gguf(metadata)?.into_one(),
+    };
+    Ok(ModelFiles { tokenizer: tokenizer.into(), chat_template: chat_template.map(Arc::from) })
+}
+
+/// The tokens that end a turn: those the file names, and those that `generation_config.json` names. Where there is
+/// none, tokens whose name says so too: files name one or two, and models that call functions have more.
+fn stop_tokens_of(metadata: &Metadata, tokenizer: &Path) -> Result<Vec<u32>, LoadError> {
+    let mut ids = Vec::new();
+    for key in STOP_KEYS {
+        if let Some(id) = metadata.count(key)? {
+            let id = u32::try_from(id).map_err(|_| malformed(format!("`{key}` is {id}")))?;
+            add_stop_tokens(&mut ids, &[id]);
+        }
+    }
+    let beside = if tokenizer.is_dir() {
+        read_if_there(&tokenizer.join("generation_config.json"))?
+    } else {
+        None
+    };
+    match beside {
+        Some(config) => add_stop_tokens(&mut ids, &stop_tokens(&config)?),
+        None => add_stop_tokens(&mut ids, &tokens_that_end(metadata)?),
+    }
+    Ok(ids)
+}
+
+fn weights_name(metadata: &Metadata) -> Result<String, LoadError> {
+    let number = metadata.count("general.file_type")?;
+    let known = FILE_TYPES.iter().find(|(code, _)| Some(*code) == number);
+    Ok(known.map_or_else(|| "gguf".to_owned(), |(_, name)| (*name).to_owned()))
 }
 
 struct Gguf {
@@ -79,133 +144,41 @@ struct Gguf {
     reader: BufReader<File>,
     /// The architecture has norms after attention and feed-forward too, and calls them otherwise.
     sandwich: bool,
+    /// Names of the tensors that were read.
+    read: BTreeSet<String>,
 }
 
 impl Gguf {
-    fn text(&self, key: &str) -> Result<&str, LoadError> {
-        match self.content.metadata.get(key) {
-            Some(Value::String(text)) => Ok(text),
-            _ => Err(malformed(format!("`{key}` is missing or no text"))),
-        }
-    }
-
-    fn count(&self, key: &str) -> Result<usize, LoadError> {
-        let value = self.content.metadata.get(key).and_then(|value| value.to_u64().ok());
-        let count = value.and_then(|value| usize::try_from(value).ok());
-        count.ok_or_else(|| malformed(format!("`{key}` is missing or no count")))
-    }
-
-    fn number(&self, key: &str) -> Option<f64> {
-        self.content.metadata.get(key)?.to_f32().ok().map(f64::from)
-    }
-
-    fn shape(&mut self, architecture: &str, design: &Design) -> Result<Shape, LoadError> {
-        let key = |name: &str| format!("{architecture}.{name}");
-        let heads = self.count(&key("attention.head_count"))?;
-        let hidden = self.count(&key("embedding_length"))?;
-        let default_width = hidden.checked_div(heads).unwrap_or(0);
-        let head_width = self.count(&key("attention.key_length")).unwrap_or(default_width);
-        let turned = self.count(&key("rope.dimension_count")).unwrap_or(head_width);
-        let epsilon = self.number(&key("attention.layer_norm_rms_epsilon"));
+    fn facts(&mut self) -> Result<TensorFacts, LoadError> {
+        let has = |name: &str| self.content.tensor_infos.contains_key(name);
         let embedding = self.content.tensor_infos.get(&self.name(EMBEDDING));
-        let context = u32::try_from(self.count(&key("context_length"))?).unwrap_or(0);
-        let layers = self.count(&key("block_count"))?;
-        let shape = Shape {
-            hidden,
-            layers,
-            heads,
-            kv_heads: self.count(&key("attention.head_count_kv")).unwrap_or(heads),
-            head_width,
-            feed_forward: self.count(&key("feed_forward_length"))?,
+        let layer_of = |name: &String| {
+            let layer = name.strip_prefix("blk.")?.split('.').next()?.parse().ok()?;
+            (*name == router(layer)).then_some(layer)
+        };
+        Ok(TensorFacts {
             vocabulary: embedding.and_then(|info| info.shape.dims().first().copied()).unwrap_or(0),
-            context,
-            epsilon: epsilon.ok_or_else(|| malformed("the norm's epsilon is missing"))? as f32,
-            frequencies: self.frequencies(architecture, turned)?,
-            window_frequencies: self
-                .number(&key("rope.freq_base_swa"))
-                .or((architecture == "gemma3").then_some(DEFAULT_ROPE_BASE))
-                .map(|base| plain_frequencies(base, turned)),
-            rotary_scale: 1.0,
-            // Files of the `llama` architecture are the only ones with their heads put in another order.
-            pairing: match architecture {
-                "llama" => Pairing::Neighbours,
-                _ => Pairing::Halves,
+            tied: !has("output.weight"),
+            biases: has("blk.0.attn_q.bias"),
+            mixtures: self.content.tensor_infos.keys().filter_map(layer_of).collect(),
+            rope: RopeTensors {
+                always: self.factors(DIVISORS)?,
+                short: self.factors(SHORT)?,
+                long: self.factors(LONG)?,
             },
-            windows: self.windows(architecture, design, layers),
-            query_scale: (head_width as f32).powf(-0.5),
-            attention_softcap: self.number(&key("attn_logit_softcapping")).map(|cap| cap as f32),
-            logit_softcap: self.number(&key("final_logit_softcapping")).map(|cap| cap as f32),
-            biases: design.biases,
-            activation: design.activation,
-            experts: None,
-            tied: !self.content.tensor_infos.contains_key(&self.name("lm_head.weight")),
-        };
-        shape.check("GGUF metadata")?;
-        Ok(shape)
+        })
     }
 
-    /// For each layer, how far it looks back.
-    fn windows(&self, architecture: &str, design: &Design, layers: usize) -> Vec<Option<u32>> {
-        let window = self.count(&format!("{architecture}.attention.sliding_window")).ok();
-        let window = window.and_then(|window| u32::try_from(window).ok()).filter(|w| *w > 0);
-        let layers = layers.min(MAX_LAYERS);
-        design.windows.of_layers(layers, window, None, None)
-    }
-
-    /// Rotary frequencies; Llama 3's stretching is stored as one divisor for each pair.
-    fn frequencies(&mut self, architecture: &str, width: usize) -> Result<Vec<f64>, LoadError> {
-        if let Some(Value::String(kind)) =
-            self.content.metadata.get(&format!("{architecture}.rope.scaling.type"))
-            && kind != "none"
-        {
-            return Err(LoadError::Unsupported {
-                what: format!("rope scaling `{kind}`"),
-                remedy: "use a model without it".to_owned(),
-            });
+    /// Divisors of frequencies, if the file has them.
+    fn factors(&mut self, name: &str) -> Result<Option<Vec<f64>>, LoadError> {
+        let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
+        let width = info.shape.elem_count();
+        let numbers = self.numbers(name, width)?.to_vec1::<f32>();
+        let numbers = numbers.map_err(|error| tensor_error(name, &error))?;
+        if numbers.iter().any(|number| !number.is_normal()) {
+            return Err(tensor_error(name, &"has a number that nothing can be divided by"));
         }
-        let base = self.number(&format!("{architecture}.rope.freq_base"));
-        let mut frequencies = plain_frequencies(base.unwrap_or(DEFAULT_ROPE_BASE), width);
-        if self.content.tensor_infos.contains_key(DIVISORS) {
-            let divisors = self.vector(DIVISORS, frequencies.len())?.to_vec1::<f32>();
-            let divisors = divisors.map_err(|error| tensor_error(DIVISORS, &error))?;
-            for (frequency, divisor) in frequencies.iter_mut().zip(divisors) {
-                *frequency /= f64::from(divisor);
-            }
-        }
-        Ok(frequencies)
-    }
-
-    fn files(&self, tokenizer: &Path) -> Result<ModelFiles, LoadError> {
-        let mut files = if tokenizer.is_dir() {
-            model_files(tokenizer)?
-        } else {
-            ModelFiles { tokenizer: read(tokenizer)?.into(), chat_template: None }
-        };
-        if let Ok(template) = self.text("tokenizer.chat_template") {
-            files.chat_template = Some(Arc::from(template));
-        }
-        Ok(files)
-    }
-
-    fn stop_tokens(&self, tokenizer: &Path) -> Result<Vec<u32>, LoadError> {
-        let mut ids = Vec::new();
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            if let Ok(id) = self.count(key) {
-                add_stop_tokens(&mut ids, &u32::try_from(id).map_or(vec![], |id| vec![id]));
-            }
-        }
-        if let Some(config) =
-            read_if_there(&tokenizer.join("generation_config.json")).ok().flatten()
-        {
-            add_stop_tokens(&mut ids, &stop_tokens(&config)?);
-        }
-        Ok(ids)
-    }
-
-    fn weights_name(&self) -> String {
-        let number = self.count("general.file_type").ok();
-        let known = FILE_TYPES.iter().find(|(code, _)| Some(*code) == number);
-        known.map_or_else(|| "gguf".to_owned(), |(_, name)| (*name).to_owned())
+        Ok(Some(numbers.into_iter().map(f64::from).collect()))
     }
 
     /// The GGUF name of a tensor.
@@ -213,14 +186,56 @@ impl Gguf {
         gguf_name(name, self.sandwich)
     }
 
-    /// Reads a tensor and checks its shape; `name` is the GGUF name.
+    /// Reads a tensor, or an expert's part of one, and checks its shape; `name` is ours.
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
+        let InFile { name, expert } = in_file(name, self.sandwich);
+        let Some(expert) = expert else { return self.read_whole(&name, shape) };
+        let Some(info) = self.content.tensor_infos.get(&name) else {
+            let old = old_expert_name(&name, expert);
+            let is_old = self.content.tensor_infos.contains_key(&old);
+            return self.read_whole(if is_old { &old } else { &name }, shape);
+        };
+        let [count, outputs, inputs] = info.shape.dims() else {
+            return Err(tensor_error(&name, &"has no part for each expert"));
+        };
+        check_shape(&name, &[*outputs, *inputs], shape)?;
+        if expert >= *count {
+            return Err(tensor_error(&name, &format!("has {count} experts")));
+        }
+        if !inputs.is_multiple_of(info.ggml_dtype.block_size()) {
+            return Err(tensor_error(&name, &"has experts that are no whole blocks"));
+        }
+        let elements = outputs * inputs;
+        let bytes = elements / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
+        let part = TensorInfo {
+            ggml_dtype: info.ggml_dtype,
+            shape: shape.into(),
+            offset: info.offset.saturating_add((expert as u64).saturating_mul(bytes as u64)),
+        };
+        let start = self.content.tensor_data_offset;
+        let tensor = part.read(&mut self.reader, start, &Device::Cpu);
+        let tensor = tensor.map_err(|error| tensor_error(&name, &error))?;
+        if expert + 1 == *count {
+            self.read.insert(name);
+        }
+        Ok(tensor)
+    }
+
+    /// Reads a tensor; `name` is the GGUF name.
+    fn read_whole(&mut self, name: &str, shape: &[usize]) -> Result<QTensor, LoadError> {
         let Some(info) = self.content.tensor_infos.get(name) else {
             return Err(tensor_error(name, &"is missing"));
         };
         check_shape(name, info.shape.dims(), shape)?;
         let tensor = self.content.tensor(&mut self.reader, name, &Device::Cpu);
-        tensor.map_err(|error| tensor_error(name, &error))
+        let tensor = tensor.map_err(|error| tensor_error(name, &error))?;
+        self.read.insert(name.to_owned());
+        Ok(tensor)
+    }
+
+    fn numbers(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
+        let tensor = self.read_whole(name, &[width])?;
+        tensor.dequantize(&Device::Cpu).map_err(|error| tensor_error(name, &error))
     }
 }
 
@@ -228,7 +243,7 @@ impl Checkpoint for Gguf {
     fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
         for part in parts {
-            tensors.push(self.read(&self.name(&part.name), &[part.outputs, inputs])?);
+            tensors.push(self.read(&part.name, &[part.outputs, inputs])?);
         }
         let name = self.name(&parts[0].name);
         let linear = match common_dense_type(&tensors) {
@@ -244,12 +259,22 @@ impl Checkpoint for Gguf {
 
     fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
         let name = self.name(name);
-        let tensor = self.read(&name, &[width])?;
-        tensor.dequantize(&Device::Cpu).map_err(|error| tensor_error(&name, &error))
+        self.numbers(&name, width)
     }
 
     fn norm(&mut self, name: &str, width: usize, _: bool) -> Result<Tensor, LoadError> {
         self.vector(name, width)
+    }
+
+    fn finish(&self) -> Result<(), LoadError> {
+        let left = self.content.tensor_infos.keys().filter(|name| !self.read.contains(*name));
+        match left.min() {
+            None => Ok(()),
+            Some(name) => Err(LoadError::Unsupported {
+                what: format!("tensor `{name}` in a GGUF file of this architecture"),
+                remedy: "use a file without it".to_owned(),
+            }),
+        }
     }
 }
 
@@ -279,16 +304,6 @@ fn dense(tensors: &[QTensor], dtype: DType) -> candle_core::Result<Dense> {
     Dense::pack(&tensors?)
 }
 
-/// The GGUF name of a tensor; a name we do not know stays as it is.
-pub(super) fn gguf_name(name: &str, sandwich: bool) -> String {
-    let mut name = name.to_owned();
-    let norm = if sandwich { SANDWICH_NAMES } else { PLAIN_NAMES };
-    for (theirs, gguf) in norm.iter().chain(NAMES) {
-        name = name.replace(theirs, gguf);
-    }
-    name
-}
-
 /// What is wrong with a file that candle cannot read.
 fn unreadable(reader: &mut BufReader<File>, error: &candle_core::Error) -> LoadError {
     match first_unknown(reader) {
@@ -299,40 +314,6 @@ fn unreadable(reader: &mut BufReader<File>, error: &candle_core::Error) -> LoadE
         None => malformed(error.to_string()),
     }
 }
-
-fn malformed(problem: impl Into<String>) -> LoadError {
-    LoadError::Malformed { what: "GGUF file".to_owned(), problem: problem.into() }
-}
-
-/// Pieces of Hugging Face names, and what GGUF calls them; longer pieces first.
-const NAMES: &[(&str, &str)] = &[
-    ("model.embed_tokens.", "token_embd."),
-    ("lm_head.", "output."),
-    ("model.norm.", "output_norm."),
-    ("model.layers.", "blk."),
-    (".input_layernorm.", ".attn_norm."),
-    (".self_attn.qkv_proj.", ".attn_qkv."),
-    (".self_attn.q_proj.", ".attn_q."),
-    (".self_attn.k_proj.", ".attn_k."),
-    (".self_attn.v_proj.", ".attn_v."),
-    (".self_attn.o_proj.", ".attn_output."),
-    (".self_attn.q_norm.", ".attn_q_norm."),
-    (".self_attn.k_norm.", ".attn_k_norm."),
-    (".mlp.gate_up_proj.", ".ffn_up."),
-    (".mlp.gate_proj.", ".ffn_gate."),
-    (".mlp.up_proj.", ".ffn_up."),
-    (".mlp.down_proj.", ".ffn_down."),
-];
-
-/// What the norm before the feed-forward layer is called where it is the only other one.
-const PLAIN_NAMES: &[(&str, &str)] = &[(".post_attention_layernorm.", ".ffn_norm.")];
-
-/// And where there are norms on both sides.
-const SANDWICH_NAMES: &[(&str, &str)] = &[
-    (".post_attention_layernorm.", ".post_attention_norm."),
-    (".pre_feedforward_layernorm.", ".ffn_norm."),
-    (".post_feedforward_layernorm.", ".post_ffw_norm."),
-];
 
 /// Names of `general.file_type`.
 const FILE_TYPES: &[(usize, &str)] = &[
@@ -356,5 +337,6 @@ const FILE_TYPES: &[(usize, &str)] = &[
 ];
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-const DIVISORS: &str = "rope_freqs.weight";
-const DEFAULT_ROPE_BASE: f64 = 10_000.0;
+/// Ends of a text, a turn and a message.
+const STOP_KEYS: [&str; 3] =
+    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];

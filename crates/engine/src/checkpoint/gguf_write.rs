@@ -11,7 +11,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Value, ValueType};
 use candle_core::{DType, Result as CandleResult, Tensor};
 
-use super::gguf::gguf_name;
+use super::gguf_names::gguf_name;
 use super::gguf_tokenizer;
 use super::safetensors::{Described, describe_demo, describe_folder};
 use super::tensor_error;

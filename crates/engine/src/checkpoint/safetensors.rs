@@ -11,9 +11,9 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::config::Config;
-use super::files::{
-    add_stop_tokens, chat_template, json, model_files, read, read_if_there, stop_tokens,
-};
+use super::files::{add_stop_tokens, json, model_files, read, read_if_there, stop_tokens};
+use super::templates::written;
+use super::text_part::{EMBEDDING, Layout, text_config};
 use super::{Checkpoint, Digest, Opened, Part, check_shape, tensor_error};
 use crate::LoadError;
 use crate::ops::dense::Dense;
@@ -50,7 +50,7 @@ pub(super) fn open_folder(
 pub(super) fn describe_demo() -> Result<Described, LoadError> {
     let files = ModelFiles {
         tokenizer: Arc::from(demo::TOKENIZER),
-        chat_template: chat_template(demo::TOKENIZER_CONFIG)?.map(Arc::from),
+        chat_template: written("tokenizer_config.json", demo::TOKENIZER_CONFIG)?.map(Arc::from),
     };
     let mut digest = Digest::default();
     digest.add(demo::CONFIG);
@@ -89,7 +89,7 @@ pub(super) fn archive_in(folder: &Path) -> Result<Archive, LoadError> {
 /// The files of a folder.
 pub(super) fn describe_folder(folder: &Path) -> Result<Described, LoadError> {
     let config_bytes = read(&folder.join("config.json"))?;
-    let config = Config::parse(&config_bytes)?;
+    let config = Config::parse(&text_config(&config_bytes)?)?;
     let generation_config = read_if_there(&folder.join("generation_config.json"))?;
     let files = model_files(folder)?;
     let weights = weight_files(folder)?;
@@ -143,14 +143,20 @@ impl Described {
             digest.add(quantization.name().as_bytes());
         }
         let shape = config.shape()?;
-        let stored = archive.weights_name();
+        let layout = Layout::of(|name| archive.has(name));
+        let stored = archive.weights_name(&layout.name(EMBEDDING));
         Ok(Opened {
             architecture: config.architecture()?.to_owned(),
             stop_tokens,
             weights: quantization.map_or(stored, |quantization| quantization.to_string()),
             digest: digest.finish(),
             files,
-            checkpoint: Box::new(Safetensors { archive, quantization, layers: shape.layers }),
+            checkpoint: Box::new(Safetensors {
+                archive,
+                layout,
+                quantization,
+                layers: shape.layers,
+            }),
             shape,
         })
     }
@@ -158,6 +164,7 @@ impl Described {
 
 struct Safetensors {
     archive: Archive,
+    layout: Layout,
     /// What the weights are turned into.
     quantization: Option<Quantization>,
     layers: usize,
@@ -208,11 +215,19 @@ impl Archive {
         largest.map_or_else(String::new, |(_, view)| format!("{:?}", view.dtype()).to_lowercase())
     }
 
+    /// Whether there is a tensor of this name.
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Mapped(archive) => archive.get(name).is_ok(),
+            Self::CompiledIn(archive) => archive.get(name).is_ok(),
+        }
+    }
+
     /// The type of the embedding, which every model has.
-    fn weights_name(&self) -> String {
+    fn weights_name(&self, embedding: &str) -> String {
         let view = match self {
-            Self::Mapped(archive) => archive.get(EMBEDDING),
-            Self::CompiledIn(archive) => archive.get(EMBEDDING),
+            Self::Mapped(archive) => archive.get(embedding),
+            Self::CompiledIn(archive) => archive.get(embedding),
         };
         view.map_or_else(|_| "unknown".to_owned(), |v| format!("{:?}", v.dtype()).to_lowercase())
     }
@@ -245,8 +260,9 @@ impl Checkpoint for Safetensors {
     fn linear(&mut self, parts: &[Part], inputs: usize) -> Result<Linear, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
         for part in parts {
-            let tensor = self.archive.load(&part.name)?;
-            check_shape(&part.name, tensor.dims(), &[part.outputs, inputs])?;
+            let name = self.layout.name(&part.name);
+            let tensor = self.archive.load(&name)?;
+            check_shape(&name, tensor.dims(), &[part.outputs, inputs])?;
             tensors.push(tensor);
         }
         if let Some(quantized) = self.quantized(parts, &tensors, inputs)? {
@@ -257,6 +273,7 @@ impl Checkpoint for Safetensors {
     }
 
     fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, LoadError> {
+        let name = &self.layout.name(name);
         let tensor = self.archive.load(name)?;
         check_shape(name, tensor.dims(), &[width])?;
         tensor.to_dtype(DType::F32).map_err(|error| tensor_error(name, &error))
@@ -308,7 +325,12 @@ impl Folder {
             config,
             files,
             digest,
-            checkpoint: Safetensors { archive, quantization: None, layers: 0 },
+            checkpoint: Safetensors {
+                archive,
+                layout: Layout::Plain,
+                quantization: None,
+                layers: 0,
+            },
         })
     }
 
@@ -330,10 +352,7 @@ impl Folder {
 
     /// Whether there is a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        match &self.checkpoint.archive {
-            Archive::Mapped(archive) => archive.get(name).is_ok(),
-            Archive::CompiledIn(archive) => archive.get(name).is_ok(),
-        }
+        self.checkpoint.archive.has(name)
     }
 
     /// `rows` times `width` numbers, as `f32`.
@@ -397,4 +416,3 @@ mod demo {
 }
 
 const INDEX: &str = "model.safetensors.index.json";
-const EMBEDDING: &str = "model.embed_tokens.weight";

@@ -1,5 +1,5 @@
 //! Every architecture against `transformers`, which computed in single precision: see
-//! `tests/architectures/make.py`.
+//! `tests/architectures/make.py`, and `tests/gguf/make.py` for the same in GGUF files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,9 +38,19 @@ pub(crate) struct Case {
 
 impl Case {
     fn open(name: &str) -> Self {
-        let folder = folder().join(name);
-        let golden = Golden::read(&folder);
-        let mut opened = checkpoint::open(&ModelSource::Folder(folder)).unwrap();
+        Self::of(name, &ModelSource::Folder(folder().join(name)))
+    }
+
+    /// The same checkpoint as another program writes it into one file.
+    fn open_gguf(name: &str) -> Self {
+        let weights = gguf_folder().join(format!("{name}.gguf"));
+        let tokenizer = gguf_folder();
+        Self::of(name, &ModelSource::Gguf { weights, tokenizer })
+    }
+
+    fn of(name: &str, source: &ModelSource) -> Self {
+        let golden = Golden::read(&folder().join(name));
+        let mut opened = checkpoint::open(source).unwrap();
         let design = find(&opened.architecture).unwrap();
         let decoder = load(design, opened.checkpoint.as_mut(), &opened.shape, &mut |_| {}).unwrap();
         Self { decoder, adapter: None, golden }
@@ -113,6 +123,20 @@ fn greedy_continuations_are_those_of_another_implementation() {
 }
 
 #[test]
+fn gguf_files_say_what_another_implementation_says_to_the_same_weights() {
+    let entries = std::fs::read_dir(gguf_folder()).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "gguf")).collect();
+    assert!(files.len() >= 11, "{files:?}");
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let case = Case::open_gguf(name);
+        case.check_logits(name, 2e-3);
+        case.check_greedy(name, 5e-3);
+    }
+}
+
+#[test]
 fn no_architecture_depends_on_how_a_text_is_cut() {
     for name in names() {
         let case = Case::open(&name);
@@ -135,6 +159,10 @@ fn names() -> Vec<String> {
 
 pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/architectures")
+}
+
+fn gguf_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/gguf")
 }
 
 const BLOCK_TOKENS: u32 = 16;

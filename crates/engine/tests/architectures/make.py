@@ -61,6 +61,17 @@ CHECKPOINTS = {
              layer_types=["sliding_attention", "full_attention", "sliding_attention"],
              architectures=["Gemma3ForCausalLM"]),
     ),
+    # The text part of a model that reads images; every sixth layer sees everything, at an eighth of the speed.
+    "gemma3-images": (
+        transformers.Gemma3Config,
+        dict(text_config=dict(COMMON, hidden_size=32, intermediate_size=48, head_dim=16, sliding_window=16,
+                              query_pre_attn_scalar=16, num_hidden_layers=7, tie_word_embeddings=True,
+                              rope_parameters=dict(full_attention=rope("linear", 1e6, factor=8.0),
+                                                   sliding_attention=rope("default"))),
+             vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+                                image_size=32, patch_size=8),
+             mm_tokens_per_image=4, tie_word_embeddings=True),
+    ),
     "phi3": (transformers.Phi3Config, dict(sliding_window=30)),
     "phi3-partial": (
         transformers.Phi3Config,
@@ -97,13 +108,13 @@ def shake(model, seed):
 
 def make(name):
     kind, changes = CHECKPOINTS[name]
-    config = kind(**{**COMMON, **changes})
+    config = kind(**(changes if "text_config" in changes else {**COMMON, **changes}))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     shake(model, sum(map(ord, name)))
     folder = HERE / name
     generator = torch.Generator().manual_seed(7)
-    text = torch.randint(2, config.vocab_size, (1, 60), generator=generator)
+    text = torch.randint(2, config.get_text_config().vocab_size, (1, 60), generator=generator)
     with torch.no_grad():
         logits = model(text).logits[0]
         half = text[:, :30]
@@ -113,7 +124,7 @@ def make(name):
             greedy.append(int(following))
             half = torch.cat([half, following], dim=1)
     model.half().save_pretrained(folder)
-    vocabulary = {f"t{token}": token for token in range(config.vocab_size)}
+    vocabulary = {f"t{token}": token for token in range(config.get_text_config().vocab_size)}
     bytes_only = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
     tokenizer = dict(version="1.0", pre_tokenizer=bytes_only, model=dict(type="BPE", vocab=vocabulary, merges=[]))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer) + "\n")

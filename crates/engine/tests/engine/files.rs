@@ -5,7 +5,7 @@ use std::path::Path;
 use domain::{ErrorKind, ModelName};
 use engine::{LoadError, Model, ModelSource};
 
-use crate::support::{demo_file, gguf};
+use crate::support::{demo_file, gguf, load};
 
 fn error(source: &ModelSource) -> LoadError {
     Model::load(ModelName::new("bad"), source, &mut |_| {}).unwrap_err()
@@ -178,4 +178,64 @@ fn a_gguf_file_without_an_alignment_is_an_error() {
         bytes.splice(24..24, entry.iter().copied());
     });
     assert!(error.to_string().contains("`general.alignment` is 0"), "{error}");
+}
+
+/// The demo model's GGUF file by itself in a folder, and the folder.
+fn gguf_alone() -> (tempfile::TempDir, ModelSource) {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("model.gguf");
+    std::fs::copy(demo_file("tollgate-demo-q4_k_m.gguf"), &weights).unwrap();
+    let tokenizer = folder.path().to_owned();
+    (folder, ModelSource::Gguf { weights, tokenizer })
+}
+
+#[test]
+fn a_gguf_file_alone_has_the_models_tokens_and_its_template() {
+    let (_folder, source) = gguf_alone();
+    let model = load(&source);
+    let found = tokenizers::Tokenizer::from_bytes(&model.files().tokenizer).unwrap();
+    let expected = tokenizers::Tokenizer::from_file(demo_file("tokenizer.json")).unwrap();
+    for text in ["", " It's\n\n12345  words", "<|im_start|>user\nHi<|im_end|>", "Gr\u{f6}\u{df}e"] {
+        let ids = |tokenizer: &tokenizers::Tokenizer| {
+            tokenizer.encode(text, true).unwrap().get_ids().to_vec()
+        };
+        assert_eq!(ids(&found), ids(&expected), "{text:?}");
+        let text_of =
+            |tokenizer: &tokenizers::Tokenizer| tokenizer.decode(&ids(tokenizer), true).unwrap();
+        assert_eq!(text_of(&found), text_of(&expected), "{text:?}");
+    }
+    let template = model.files().chat_template.clone().unwrap();
+    assert!(template.contains("<|im_start|>"), "{template}");
+    assert_eq!(model.info().stop_tokens.first(), Some(&4089));
+}
+
+#[test]
+fn what_is_beside_a_gguf_file_goes_before_what_is_in_it() {
+    let (folder, source) = gguf_alone();
+    let tokenizer = std::fs::read(demo_file("tokenizer.json")).unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), &tokenizer).unwrap();
+    std::fs::write(folder.path().join("chat_template.jinja"), "beside").unwrap();
+    let model = load(&source);
+    assert_eq!(&model.files().tokenizer[..], &tokenizer[..]);
+    assert_eq!(model.files().chat_template.as_deref(), Some("beside"));
+}
+
+#[test]
+fn a_tensor_that_nobody_reads_is_named() {
+    let error = gguf_error(|bytes| {
+        // A number of 32 bits follows the key and its kind. One layer less than there is.
+        let key = b"llama.block_count";
+        let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+        bytes[at + key.len() + 4] -= 1;
+    });
+    let message = error.to_string();
+    assert!(matches!(error, LoadError::Unsupported { .. }), "{message}");
+    assert!(message.contains("`blk.7.attn_k.weight`"), "{message}");
+}
+
+#[test]
+fn a_stop_token_beyond_the_vocabulary_is_named() {
+    let config = r#"{"eos_token_id": [4089, 4096]}"#;
+    let error = folder_error("generation_config.json", |_| config.into()).to_string();
+    assert!(error.contains("4096") && error.contains("eos_token_id"), "{error}");
 }

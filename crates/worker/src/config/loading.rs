@@ -18,7 +18,8 @@ pub(super) struct RawBeside {
     path: PathBuf,
     /// Store the weights of a folder in fewer bits while they are loaded.
     quantize: Option<Quantization>,
-    /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent.
+    /// For a GGUF file: a `tokenizer.json`, or a folder with one; its own folder if absent, and what the file itself
+    /// holds where there is none.
     tokenizer: Option<PathBuf>,
 }
 

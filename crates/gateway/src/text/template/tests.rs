@@ -153,3 +153,12 @@ fn a_template_that_writes_without_end_is_stopped() {
     let refused = render(endless, &chat(), &Value::Null).unwrap_err();
     assert!(refused.contains("more than 33554432 bytes"), "{refused}");
 }
+
+#[test]
+fn a_template_made_of_two_says_what_each_of_them_says() {
+    // As a worker joins a model's template for tools with its other one, both ending in a line break.
+    let both = "{% if tools %}\n\nT {{ tools[0].name }}\n  {%+ else %}\n\nD\n{%+ endif %}";
+    let tools = json!([{ "name": "sum" }]);
+    assert_eq!(render(both, &chat(), &tools).unwrap(), "\nT sum\n  ");
+    assert_eq!(render(both, &chat(), &Value::Null).unwrap(), "\nD\n");
+}
