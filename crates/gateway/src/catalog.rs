@@ -4,6 +4,7 @@
 //! been read. Nothing here is configured twice; only prices are.
 
 mod embedding;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -220,14 +221,8 @@ impl Catalog {
         }
         let field = call.prompt.field();
         let output = output(&model, &call)?;
-        let prompt = tokens(&model, call.prompt).await?;
-        let vocabulary = model.info.vocabulary;
-        let unknown = |id: u32| id >= vocabulary;
-        let in_prompt = prompt.iter().any(|id| unknown(*id));
-        if in_prompt || call.sampling.logit_bias.iter().any(|(id, _)| unknown(*id)) {
-            let message = format!("token ids of this model are below {vocabulary}");
-            return Err(Failure::invalid(if in_prompt { field } else { "logit_bias" }, message));
-        }
+        let (output, prompt) = words::worded(&model, &call, output).await?;
+        words::known(&model, field, &prompt, &call.sampling, &output)?;
         let share = Share { priority: call.priority, ..Share::of(caller.scope().project) };
         let parts = JobParts {
             request,
@@ -272,17 +267,6 @@ fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
     };
     let grammar = tools::grammar(tools, model.text.voice(), answer.as_ref());
     Ok(OutputRules { format: Format::Grammar(grammar.into()), ..call.output.clone() })
-}
-
-/// The tokens of a prompt; a long one is read off the network threads.
-async fn tokens(model: &Arc<Model>, prompt: crate::call::Prompt) -> Result<Vec<u32>, Failure> {
-    let context_length = model.info.context_length;
-    if prompt.bytes() <= SHORT_PROMPT_BYTES {
-        return model.text.encode(&prompt, context_length);
-    }
-    let text = Arc::clone(&model.text);
-    let encoding = tokio::task::spawn_blocking(move || text.encode(&prompt, context_length));
-    encoding.await.map_err(Failure::internal)?
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
