@@ -43,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) bad_words: Vec<String>,
     /// The field that asks for a form, if one does.
     pub(crate) format_field: Option<String>,
+    /// The field that asks that calls keep to their schemas, if one does.
+    pub(crate) strict_field: Option<String>,
     /// What may be called.
     pub(crate) tools: Option<Arc<Tools>>,
     pub(crate) priority: Priority,
@@ -125,6 +127,7 @@ impl Call {
             output,
             bad_words: wording::bad_words(fields)?,
             format_field,
+            strict_field: tools::strict_field(fields),
             tools: None,
             priority: priority(fields)?,
             reproducible: sampling.temperature == 0.0 || seed.is_some(),
@@ -377,3 +380,6 @@ const DEFAULT_TEMPERATURE: f32 = 1.0;
 const MAX_STOPS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_BIASES: usize = 1024;
+
+#[cfg(test)]
+mod tests;

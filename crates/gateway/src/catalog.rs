@@ -255,7 +255,9 @@ fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
     let Some(tools) = &call.tools else { return Ok(call.output.clone()) };
     let answer = match (&tools.choice, &call.output.format) {
         // As it likes, and in no form: nothing to hold it to.
-        (ToolChoice::Auto, Format::Text) => return Ok(call.output.clone()),
+        (ToolChoice::Auto, Format::Text) => {
+            return words::refuse_strict(call).map(|()| call.output.clone());
+        }
         (ToolChoice::Auto, Format::JsonObject) => Some(json!({ "type": "object" })),
         (ToolChoice::Auto, Format::JsonSchema(schema)) => serde_json::from_str(schema).ok(),
         (ToolChoice::Auto, Format::Regex(_) | Format::Choice(_) | Format::Grammar(_)) => {
@@ -263,7 +265,10 @@ fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
             return Err(Failure::invalid("tools", message));
         }
         // What is called is all of the answer.
-        (ToolChoice::Required | ToolChoice::Named(_), _) => None,
+        (ToolChoice::Required | ToolChoice::Named(_), _) => {
+            words::refuse_form_of_nothing(call)?;
+            None
+        }
     };
     let grammar = tools::grammar(tools, model.text.voice(), answer.as_ref());
     Ok(OutputRules { format: Format::Grammar(grammar.into()), ..call.output.clone() })

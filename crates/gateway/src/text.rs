@@ -437,6 +437,41 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_stop_string_ends_the_text_only_behind_what_passed(
+            text in "[ab]{0,24}",
+            stops in prop::collection::vec("[ab]{1,4}", 1..3),
+            cuts in prop::collection::vec(0_usize..24, 0..6),
+            passing in 0_usize..4,
+            shown: bool,
+        ) {
+            let pieces = pieces(&text, &cuts);
+            let passed: usize = pieces.iter().take(passing).map(String::len).sum();
+            let complete_at = |end: &usize| {
+                let ended = stops.iter().filter(|stop| text[..*end].ends_with(stop.as_str()));
+                let bytes = ended.map(String::len).max()?;
+                Some(text[..if shown { *end } else { end - bytes }].to_owned())
+            };
+            let expected = (passed + 1..=text.len()).find_map(|end| complete_at(&end));
+            let mut scanner = StopStrings::new(&stops).showing(shown);
+            let (mut told, mut stopped) = (String::new(), false);
+            for (at, piece) in pieces.iter().enumerate() {
+                if at < passing {
+                    told.push_str(&scanner.pass(piece));
+                    continue;
+                }
+                match scanner.push(piece) {
+                    Scanned::Text(text) => told.push_str(&text),
+                    Scanned::Stopped(text) => { told.push_str(&text); stopped = true; }
+                }
+                if stopped { break }
+            }
+            if !stopped { told.push_str(&scanner.finish()); }
+            prop_assert_eq!(told, expected.unwrap_or_else(|| text.clone()));
+        }
+    }
+
     fn pieces(text: &str, cuts: &[usize]) -> Vec<String> {
         let characters: Vec<char> = text.chars().collect();
         let mut at: Vec<usize> = cuts.iter().map(|cut| cut % (characters.len() + 1)).collect();

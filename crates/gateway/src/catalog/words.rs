@@ -44,6 +44,28 @@ fn refuse_joined(call: &Call, output: &OutputRules) -> Result<(), Failure> {
     Err(Failure::invalid(field, message))
 }
 
+/// Nothing holds a model to schemas that writes as it likes.
+pub(super) fn refuse_strict(call: &Call) -> Result<(), Failure> {
+    let Some(field) = &call.strict_field else { return Ok(()) };
+    let message = format!(
+        "`{field}` is kept to where `tool_choice` is \"required\" or names a function; set that, or leave `strict` out"
+    );
+    Err(Failure::invalid(field.clone(), message))
+}
+
+/// A form of all of an answer cannot be kept to by one that is calls alone. What `OpenAI` calls a format is one of the
+/// content, and there is none.
+pub(super) fn refuse_form_of_nothing(call: &Call) -> Result<(), Failure> {
+    let of_content = |field: &&String| field.starts_with("response_format");
+    let Some(field) = call.format_field.as_ref().filter(|field| !of_content(field)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "`{field}` cannot be used where `tool_choice` asks for a call, which is all of the answer; leave one of them out"
+    );
+    Err(Failure::invalid(field.clone(), message))
+}
+
 /// The tokens of a prompt; a long one is read off the network threads.
 async fn encoded(model: &Arc<Model>, call: &Call) -> Result<Encoded, Failure> {
     // What is cut need not fit.
