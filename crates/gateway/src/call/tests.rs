@@ -3,7 +3,6 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::*;
 use crate::endpoints::{self, Action};
 
 /// What a body asks for at `path`, in words that tell two calls apart; or the field that is to blame.
