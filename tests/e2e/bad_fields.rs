@@ -58,6 +58,18 @@ fn wrong_types() -> Vec<Row> {
         (json!({ "logit_bias": [] }), "logit_bias"),
         (json!({ "logit_bias": { "x": 1 } }), "logit_bias.x"),
         (json!({ "logit_bias": { "5": "x" } }), "logit_bias.5"),
+        (json!({ "stop_token_ids": 5 }), "stop_token_ids"),
+        (json!({ "stop_token_ids": ["x"] }), "stop_token_ids[0]"),
+        (json!({ "allowed_token_ids": {} }), "allowed_token_ids"),
+        (json!({ "bad_words": "x" }), "bad_words"),
+        (json!({ "bad_words": [1] }), "bad_words[0]"),
+        (json!({ "skip_special_tokens": 1 }), "skip_special_tokens"),
+        (json!({ "include_stop_str_in_output": "x" }), "include_stop_str_in_output"),
+        (json!({ "chat_template_kwargs": [] }), "chat_template_kwargs"),
+        (json!({ "add_generation_prompt": "x" }), "add_generation_prompt"),
+        (json!({ "continue_final_message": 1 }), "continue_final_message"),
+        (json!({ "reasoning_effort": 1 }), "reasoning_effort"),
+        (json!({ "truncate_prompt_tokens": "x" }), "truncate_prompt_tokens"),
         (json!({ "n": "two" }), "n"),
         (json!({ "tools": {} }), "tools"),
         (json!({ "response_format": "json" }), "response_format"),
@@ -92,6 +104,42 @@ fn out_of_range() -> Vec<Row> {
         (json!({ "logit_bias": { "5": 101 } }), "logit_bias.5"),
         (json!({ "logit_bias": { "4096": 1 } }), "logit_bias"),
         (json!({ "logit_bias": { "99999999999": 1 } }), "logit_bias.99999999999"),
+        (json!({ "logit_bias": { "7": 1, "07": 1 } }), "logit_bias.07"),
+        (json!({ "stop_token_ids": [4096] }), "stop_token_ids"),
+        (json!({ "stop_token_ids": vec![1; 200] }), "stop_token_ids"),
+        (json!({ "allowed_token_ids": [] }), "allowed_token_ids"),
+        (json!({ "allowed_token_ids": [4096] }), "allowed_token_ids"),
+        (json!({ "bad_words": [""] }), "bad_words[0]"),
+        (json!({ "bad_words": ["x"], "guided_regex": "a+" }), "bad_words"),
+        (json!({ "truncate_prompt_tokens": 0 }), "truncate_prompt_tokens"),
+        (json!({ "reasoning_effort": "high" }), "reasoning_effort"),
+        (json!({ "reasoning_effort": "utmost" }), "reasoning_effort"),
+        (json!({ "chat_template_kwargs": { "x": 1 } }), "chat_template_kwargs.x"),
+        (json!({ "chat_template_kwargs": { "tools": [] } }), "chat_template_kwargs.tools"),
+        (
+            json!({ "continue_final_message": true, "add_generation_prompt": true }),
+            "continue_final_message",
+        ),
+        (json!({ "documents": [{ "text": "x" }] }), "documents"),
+        (json!({ "echo": true }), "echo"),
+        (json!({ "use_beam_search": true }), "use_beam_search"),
+        (json!({ "length_penalty": 2 }), "length_penalty"),
+        (json!({ "early_stopping": true }), "early_stopping"),
+        (json!({ "prompt_logprobs": 1 }), "prompt_logprobs"),
+        (json!({ "return_tokens_as_token_ids": true }), "return_tokens_as_token_ids"),
+        (json!({ "detokenize": false }), "detokenize"),
+        (
+            json!({ "structured_outputs": { "structural_tag": "{}" } }),
+            "structured_outputs.structural_tag",
+        ),
+        (
+            json!({ "tools": [strict(tool("a"))], "tool_choice": "auto" }),
+            "tools[0].function.strict",
+        ),
+        (
+            json!({ "tools": [tool("a")], "tool_choice": "required", "guided_regex": "a+" }),
+            "guided_regex",
+        ),
         (json!({ "n": 9 }), "n"),
         (json!({ "n": 0 }), "n"),
         (json!({ "tools": [{ "type": "function" }] }), "tools[0].function"),
@@ -137,7 +185,9 @@ fn completions() -> Vec<Row> {
         (json!({ "prompt": [[["x"]]] }), "prompt"),
         (json!({ "max_tokens": -1 }), "max_tokens"),
         (json!({ "best_of": 2 }), "best_of"),
-        (json!({ "echo": true }), "echo"),
+        (json!({ "echo": true, "logprobs": 1 }), "echo"),
+        (json!({ "echo": "x" }), "echo"),
+        (json!({ "reasoning_effort": "low" }), "reasoning_effort"),
         (json!({ "suffix": "x" }), "suffix"),
         (json!({ "logprobs": 21 }), "logprobs"),
         (json!({ "logprobs": true }), "logprobs"),
@@ -309,6 +359,11 @@ fn user(content: &str) -> Value {
 
 fn tool(name: &str) -> Value {
     json!({ "type": "function", "function": { "name": name } })
+}
+
+fn strict(mut tool: Value) -> Value {
+    tool["function"]["strict"] = json!(true);
+    tool
 }
 
 fn content_part(part: &Value) -> Value {

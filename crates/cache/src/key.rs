@@ -2,7 +2,7 @@
 //!
 //! Two requests have one key exactly if they come from one project and would give the same text:
 //! same model digest (it covers weights, tokenizer and template), prompt tokens, output limit,
-//! sampling, format and stop strings. Which key of the project asks, the request's id, its priority and the
+//! sampling, rules of the output and stop strings. Which key of the project asks, the request's id, its priority and the
 //! name the model goes by do not matter, nor does its price: a hit is metered by whoever asks. Where two values cannot differ in effect (`-0.0` and `0.0`; the
 //! seed and the cut-offs of a greedy request) they are one value here.
 //!
@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use domain::{Format, Job, OutputRules, ProjectId, Sampling, Scope};
+use domain::{Format, Job, OutputRules, ProjectId, Reasoning, Sampling, Scope, TextRules};
 
 /// Names one reproducible request of one project. Made only by [`CacheKey::of`].
 ///
@@ -105,7 +105,16 @@ impl Encoding {
     }
 
     fn output(&mut self, output: &OutputRules) {
-        let OutputRules { format, logprobs, min_tokens, ignore_eos } = output;
+        let OutputRules {
+            format,
+            logprobs,
+            min_tokens,
+            ignore_eos,
+            stop_token_ids,
+            allowed_token_ids,
+            bad_words,
+            text: TextRules { special_tokens, stop_string, reasoning },
+        } = output;
         match format {
             Format::Text => self.number(0),
             Format::JsonObject => self.number(1),
@@ -120,6 +129,20 @@ impl Encoding {
         self.number(logprobs.map_or(0, |top| top.saturating_add(1)));
         self.number(*min_tokens);
         self.number(u32::from(*ignore_eos));
+        self.tokens(stop_token_ids);
+        self.number(u32::from(allowed_token_ids.is_some()));
+        self.tokens(allowed_token_ids.as_deref().unwrap_or_default());
+        self.length(bad_words.len());
+        for word in &**bad_words {
+            self.tokens(word);
+        }
+        self.number(u32::from(*special_tokens));
+        self.number(u32::from(*stop_string));
+        self.number(match reasoning {
+            Reasoning::AsText => 0,
+            Reasoning::Apart => 1,
+            Reasoning::Begun => 2,
+        });
     }
 
     fn named(&mut self, kind: u32, text: &str) {
@@ -166,7 +189,7 @@ impl Encoding {
 }
 
 /// Separates these hashes from every other use of the hash; changes whenever the encoding does.
-const DOMAIN: &str = "tollgate 2026 response cache, exact request, encoding 2";
+const DOMAIN: &str = "tollgate 2026 response cache, exact request, encoding 3";
 
 #[cfg(test)]
 mod tests {
@@ -216,7 +239,10 @@ mod tests {
             ("format, other", OutputRules { format: schema, ..output.clone() }),
             ("min_tokens", OutputRules { min_tokens: 1, ..output.clone() }),
             ("ignore_eos", OutputRules { ignore_eos: true, ..output.clone() }),
-        ] {
+        ]
+        .into_iter()
+        .chain(wording_neighbours(output))
+        {
             add(name, JobParts { output, ..parts.clone() });
         }
         let more = stop.iter().cloned().chain([String::new()]).collect();
@@ -225,6 +251,26 @@ mod tests {
         longer[0].push('x');
         add("stop, longer", JobParts { stop: longer, ..parts.clone() });
         list
+    }
+
+    /// `output` with each rule about its tokens and its text changed alone.
+    fn wording_neighbours(output: &OutputRules) -> Vec<(&'static str, OutputRules)> {
+        let base = || output.clone();
+        let bad = |words: &[Vec<u32>]| OutputRules { bad_words: words.into(), ..base() };
+        let text = |text| OutputRules { text, ..base() };
+        let apart = |reasoning| text(TextRules { reasoning, ..TextRules::default() });
+        vec![
+            ("stop_token_ids", OutputRules { stop_token_ids: [1].into(), ..base() }),
+            ("stop_token_ids, more", OutputRules { stop_token_ids: [1, 2].into(), ..base() }),
+            ("allowed", OutputRules { allowed_token_ids: Some([1].into()), ..base() }),
+            ("allowed, more", OutputRules { allowed_token_ids: Some([1, 2].into()), ..base() }),
+            ("bad_words", bad(&[vec![1, 2]])),
+            ("bad_words, apart", bad(&[vec![1], vec![2]])),
+            ("special", text(TextRules { special_tokens: true, ..TextRules::default() })),
+            ("stop_string", text(TextRules { stop_string: true, ..TextRules::default() })),
+            ("reasoning", apart(Reasoning::Apart)),
+            ("reasoning, begun", apart(Reasoning::Begun)),
+        ]
     }
 
     fn sampling_neighbours(parts: &JobParts) -> Vec<(&'static str, JobParts)> {

@@ -22,6 +22,8 @@ pub struct CachedAnswer {
     pub prompt_tokens: u32,
     /// Tokens of the text.
     pub completion_tokens: u32,
+    /// Those of them that the model thought with before it answered.
+    pub reasoning_tokens: u32,
 }
 
 impl CachedAnswer {
@@ -37,12 +39,13 @@ impl CachedAnswer {
 /// Leaves the text out: it belongs to a tenant, and debug output ends in logs.
 impl fmt::Debug for CachedAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, finish, prompt_tokens, completion_tokens } = self;
+        let Self { text, finish, prompt_tokens, completion_tokens, reasoning_tokens } = self;
         f.debug_struct("CachedAnswer")
             .field("text_bytes", &text.len())
             .field("finish", finish)
             .field("prompt_tokens", prompt_tokens)
             .field("completion_tokens", completion_tokens)
+            .field("reasoning_tokens", reasoning_tokens)
             .finish()
     }
 }
@@ -71,6 +74,7 @@ mod tests {
             finish: FinishReason::Stop,
             prompt_tokens: 1,
             completion_tokens: 3,
+            reasoning_tokens: 1,
         };
 
         let printed = format!("{answer:?}");

@@ -30,7 +30,7 @@ pub use job::{Job, JobError, JobParts, OwnBound};
 pub use loading::{LoadKind, LoadOrder};
 pub use model::{ModelDigest, ModelFiles, ModelInfo, ModelKind, ModelName};
 pub use money::{NanoUsd, Price, PricePerMillion};
-pub use output::{Format, Logprobs, OutputRules};
+pub use output::{Format, Logprobs, OutputRules, Reasoning, TextRules};
 pub use prefix::{BlockHash, BlockNames, CacheSalt};
 pub use problems::{Problem, Problems};
 pub use sampling::Sampling;

@@ -240,9 +240,18 @@ impl Handle {
         if tokens > u64::from(self.max_tokens) {
             return Err(Refusal::TooLong { tokens, max: self.max_tokens });
         }
+        if output.format != Format::Text
+            && (output.allowed_token_ids.is_some() || !output.bad_words.is_empty())
+        {
+            let problem = "allowed tokens and bad words cannot be joined with a format";
+            return Err(Refusal::Invalid(problem.to_owned()));
+        }
+        if output.allowed_token_ids.as_ref().is_some_and(|allowed| allowed.is_empty()) {
+            return Err(Refusal::Invalid("no token is allowed".to_owned()));
+        }
         let biased = sampling.logit_bias.iter().map(|(id, _)| id);
-        for id in prompt.iter().chain(generated).chain(biased) {
-            if *id >= self.info.vocabulary {
+        for id in prompt.iter().chain(generated).chain(biased).copied().chain(output.tokens()) {
+            if id >= self.info.vocabulary {
                 let problem = format!("token id {id} is not below {}", self.info.vocabulary);
                 return Err(Refusal::Invalid(problem));
             }

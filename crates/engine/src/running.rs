@@ -18,8 +18,10 @@ use crate::sequence::Outlet;
 use crate::{Failure, Request};
 
 mod drafts;
+mod wording;
 
 use drafts::Drafts;
+use wording::{SoFar, banned};
 
 /// A sequence that waits for blocks.
 pub(crate) struct Arrival {
@@ -122,7 +124,8 @@ pub(crate) struct Running {
 /// A token that was drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Draw {
-    pub(crate) id: u32,
+    /// Nothing where its rules leave nothing that could follow: that ends the output.
+    pub(crate) id: Option<u32>,
     /// How probable it was, if that is wanted.
     pub(crate) logprobs: Option<Logprobs>,
 }
@@ -331,22 +334,26 @@ impl Running {
     ) -> Option<Result<Draw, Failure>> {
         let ahead = self.drafts.ahead();
         let position = self.tokens.len() as u32 + ahead;
-        let early = self.written() + ahead < self.output.min_tokens;
-        let forbids_stop = early && !self.output.ignore_eos;
-        let banned = if forbids_stop { stop_tokens } else { &[] };
-        let mut limits = Limits { allowed: None, banned };
+        let so_far = SoFar {
+            written: &self.tokens[self.prompt_tokens as usize..],
+            ahead: self.drafts.drawn(),
+        };
+        let banned = banned(&self.output, stop_tokens, so_far, self.guide.is_some());
+        let only = self.output.allowed_token_ids.as_deref();
+        let mut limits = Limits { allowed: None, only, banned: &banned.all };
         let wanted = self.output.logprobs;
         if let Some(guide) = &mut self.guide {
             match guide.next() {
                 Some(Next::Choice(mask)) => {
-                    // It is never of stop tokens alone.
-                    let forbids_stop = early || self.output.ignore_eos;
-                    limits.banned = if forbids_stop { stop_tokens } else { &[] };
+                    // It is never of the model's stop tokens alone; a format goes before what else is banned.
+                    if mask.is_only(limits.banned) {
+                        limits.banned = banned.of_model;
+                    }
                     limits.allowed = Some(mask);
                 }
                 Some(Next::Forced(id)) => {
                     let logprobs = wanted.map(|count| logprobs(logits, id, count));
-                    return Some(Ok(Draw { id, logprobs }));
+                    return Some(Ok(Draw { id: Some(id), logprobs }));
                 }
                 // It is over, and settling ends it.
                 Some(Next::Complete | Next::Nothing(_) | Next::Elsewhere) => return None,
@@ -356,11 +363,14 @@ impl Running {
                 }
             }
         }
+        if banned.leaves_nothing(&self.output, logits.len()) {
+            return Some(Ok(Draw { id: None, logprobs: None }));
+        }
         let raw = wanted.map(|count| (logits.to_vec(), count));
         let drawn = self.sampler.sample(logits, position, limits);
         Some(drawn.map(|id| {
             let logprobs = raw.map(|(raw, count)| logprobs(&raw, id, count));
-            Draw { id, logprobs }
+            Draw { id: Some(id), logprobs }
         }))
     }
 
@@ -376,15 +386,20 @@ impl Running {
             Ok(draw) => draw,
             Err(failure) => return Outcome::Ended(End::Failed(failure)),
         };
-        let ends = self.guide.is_some() || !self.output.ignore_eos;
-        if ends && stop_tokens.contains(&id) {
+        let Some(id) = id.filter(|id| !self.is_end(*id, stop_tokens)) else {
             return Outcome::Ended(End::Finished(FinishReason::Stop));
-        }
+        };
         self.append(id, logprobs, interval);
         if self.guide.is_none() && self.written() >= self.max_output {
             return Outcome::Ended(End::Finished(FinishReason::Length));
         }
         Outcome::Continues
+    }
+
+    /// Whether this token ends it.
+    fn is_end(&self, id: u32, stop_tokens: &[u32]) -> bool {
+        let ends_turn = self.guide.is_some() || !self.output.ignore_eos;
+        (ends_turn && stop_tokens.contains(&id)) || self.output.stop_token_ids.contains(&id)
     }
 
     fn append(&mut self, id: u32, logprobs: Option<Logprobs>, interval: Duration) {
@@ -446,6 +461,9 @@ impl Running {
                 Next::Complete => End::Finished(FinishReason::Stop),
                 Next::Nothing(reason) => End::Failed(Failure::Format(reason.to_owned())),
                 Next::Elsewhere => End::Failed(Failure::Elsewhere),
+                Next::Forced(id) if self.output.stop_token_ids.contains(&id) => {
+                    End::Finished(FinishReason::Stop)
+                }
                 Next::Forced(_) | Next::Choice(_) if full => End::Finished(FinishReason::Length),
                 Next::Choice(_) => return Outcome::Continues,
                 Next::Forced(id) => {
@@ -580,7 +598,7 @@ mod tests {
         assert_eq!(usable(&running), 1, "the last token is always computed");
         assert_eq!(running.take_seat(vec![7], vec![8]), 0..2);
         assert_eq!(turns(&mut running, 3), [(Phase::Prefill, 2)]);
-        running.accept(Ok(Draw { id: 7, logprobs: None }), &[], Duration::ZERO);
+        running.accept(Ok(Draw { id: Some(7), logprobs: None }), &[], Duration::ZERO);
 
         assert_eq!(running.preempt(), [7, 8]);
 
@@ -608,7 +626,7 @@ mod tests {
     fn a_prompt_is_prefill_and_what_follows_is_decode() {
         let mut running = running(&[]);
         assert_eq!(turns(&mut running, 3), [(Phase::Prefill, 3), (Phase::Prefill, 1)]);
-        running.accept(Ok(Draw { id: 7, logprobs: None }), &[], Duration::ZERO);
+        running.accept(Ok(Draw { id: Some(7), logprobs: None }), &[], Duration::ZERO);
         assert_eq!(turns(&mut running, 3), [(Phase::Decode, 1)]);
     }
 }

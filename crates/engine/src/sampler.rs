@@ -37,6 +37,8 @@ pub(crate) struct Noted {
 pub(crate) struct Limits<'a> {
     /// Everything but these.
     pub(crate) allowed: Option<&'a Mask>,
+    /// Everything but these; ascending.
+    pub(crate) only: Option<&'a [u32]>,
     /// These.
     pub(crate) banned: &'a [u32],
 }
@@ -93,6 +95,9 @@ impl Sampler {
         self.adjust(logits);
         if let Some(mask) = limits.allowed {
             mask.apply(logits);
+        }
+        if let Some(only) = limits.only {
+            keep(logits, only);
         }
         for &id in limits.banned {
             logits[id as usize] = f32::NEG_INFINITY;
@@ -180,6 +185,15 @@ pub(crate) fn logprobs(logits: &[f32], id: u32, count: u32) -> Logprobs {
     }
     let top = top[..count].iter().map(|token| (token.id, logprob(token.weight))).collect();
     Logprobs { logprob: logprob(logits[id as usize]), top }
+}
+
+/// Makes everything but these tokens, which are ascending, impossible.
+fn keep(logits: &mut [f32], only: &[u32]) {
+    let mut next = 0;
+    for id in only.iter().map(|id| *id as usize).chain([logits.len()]) {
+        logits[next..id].fill(f32::NEG_INFINITY);
+        next = id + 1;
+    }
 }
 
 /// The first of the largest logits and its value; negative infinity if there is none.

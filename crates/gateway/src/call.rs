@@ -1,11 +1,15 @@
 //! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
 
+mod conversation;
+mod reading;
+mod refused;
 mod rules;
 mod tools;
+mod wording;
 
 use std::sync::Arc;
 
-use domain::{ErrorKind, GpuTime, ModelName, NanoUsd, OutputRules, OwnBound, Priority, Sampling};
+use domain::{GpuTime, ModelName, NanoUsd, OutputRules, OwnBound, Priority, Sampling};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -13,6 +17,9 @@ use crate::failure::Failure;
 use crate::fields::{Fields, wrong_type};
 use crate::tools::Tools;
 
+pub(crate) use conversation::{Conversation, EFFORT, PromptEnd, VARIABLES};
+pub(crate) use reading::{Echo, Kept, Reading};
+pub(crate) use refused::{refuse_in_chats, refuse_in_completions};
 pub(crate) use tools::tools;
 
 /// A request for an answer.
@@ -20,6 +27,9 @@ pub(crate) use tools::tools;
 pub(crate) struct Call {
     pub(crate) model: ModelName,
     pub(crate) prompt: Prompt,
+    pub(crate) reading: Reading,
+    /// The prompt is the beginning of the answer.
+    pub(crate) echo: bool,
     /// `None`: as much as the context allows.
     pub(crate) max_output: Option<u32>,
     /// Sequences that answer it.
@@ -29,8 +39,12 @@ pub(crate) struct Call {
     pub(crate) reproducible: bool,
     /// What is asked of the output beside that, before tools have their say.
     pub(crate) output: OutputRules,
+    /// Words that it may not contain.
+    pub(crate) bad_words: Vec<String>,
     /// The field that asks for a form, if one does.
     pub(crate) format_field: Option<String>,
+    /// The field that asks that calls keep to their schemas, if one does.
+    pub(crate) strict_field: Option<String>,
     /// What may be called.
     pub(crate) tools: Option<Arc<Tools>>,
     pub(crate) priority: Priority,
@@ -42,12 +56,8 @@ pub(crate) struct Call {
 /// What to continue.
 #[derive(Clone, Debug)]
 pub(crate) enum Prompt {
-    /// Messages for the model's chat template, checked and reduced to what templates read.
-    Chat {
-        messages: Vec<Value>,
-        /// What may be called, in the words that templates read.
-        tools: Vec<Value>,
-    },
+    /// Messages for the model's chat template, and what it is filled with beside them.
+    Chat(Conversation),
     /// Plain text.
     Text(String),
     /// Token ids.
@@ -58,7 +68,7 @@ impl Prompt {
     /// About how many bytes of text or ids it holds.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Chat { messages, tools } => messages.iter().chain(tools).map(text_bytes).sum(),
+            Self::Chat(conversation) => conversation.bytes(),
             Self::Text(text) => text.len(),
             Self::Tokens(ids) => ids.len() * size_of::<u32>(),
         }
@@ -67,7 +77,7 @@ impl Prompt {
     /// The request field it came from.
     pub(crate) const fn field(&self) -> &'static str {
         match self {
-            Self::Chat { .. } => "messages",
+            Self::Chat(_) => "messages",
             Self::Text(_) | Self::Tokens(_) => "prompt",
         }
     }
@@ -106,17 +116,22 @@ impl Call {
         max_output: Option<u32>,
         logprobs: Option<u32>,
     ) -> Result<Self, Failure> {
-        refuse_unsupported(fields)?;
+        refused::refuse_unsupported(fields)?;
         let (output, format_field) = rules::rules(fields, logprobs, max_output)?;
+        let output = wording::worded(fields, output)?;
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
         let sampling = sampling(fields, seed)?;
         Ok(Self {
             model: ModelName::new(fields.required_text("model")?),
             prompt,
+            reading: Reading::of(fields)?,
+            echo: false,
             max_output,
             choices: choices(fields)?,
             output,
+            bad_words: wording::bad_words(fields)?,
             format_field,
+            strict_field: tools::strict_field(fields),
             tools: None,
             priority: priority(fields)?,
             reproducible: sampling.temperature == 0.0 || seed.is_some(),
@@ -174,6 +189,15 @@ pub(crate) fn session_number(name: &str) -> u64 {
 }
 
 impl Call {
+    /// What comes before the answer, if the prompt does.
+    pub(crate) fn echo(&self) -> Option<Echo> {
+        let whole = || match &self.prompt {
+            Prompt::Text(text) if self.reading.kept == Kept::All => Some(text.clone()),
+            Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Chat(_) => None,
+        };
+        self.echo.then(|| Echo(whole()))
+    }
+
     /// The same, bounded by `bound` too, and as urgent as was said elsewhere, if it was.
     pub(crate) fn bounded_by(mut self, bound: OwnBound, priority: Option<Priority>) -> Self {
         self.bound = tighter(self.bound, bound);
@@ -288,7 +312,9 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, Failure> {
     let mut biases = Vec::new();
     for (token, _) in object.entries() {
         let path = object.path(token);
-        let id = token.parse().map_err(|_| {
+        // Written in one way alone, so that no token has two biases.
+        let id = token.parse().ok().filter(|id: &u32| id.to_string() == *token);
+        let id = id.ok_or_else(|| {
             Failure::invalid(path.clone(), format!("`{path}` must be named by a token id"))
         })?;
         if let Some(bias) = object.number(token, -100.0..=100.0)? {
@@ -343,23 +369,6 @@ fn delivery(fields: &Fields<'_>) -> Result<Delivery, Failure> {
     Ok(Delivery::Stream { include_usage: include_usage.unwrap_or(false) })
 }
 
-/// Fields that would change the answer, and that this server does not honour yet.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Failure> {
-    let asked = |name| fields.value(name).filter(|value| !matches!(value, Value::Bool(false)));
-    for name in ["echo", "suffix"] {
-        if asked(name).is_some_and(|value| value.as_str() != Some("")) {
-            return Err(unsupported(name));
-        }
-    }
-    Ok(())
-}
-
-fn unsupported(name: &str) -> Failure {
-    let failure = Failure::invalid(name, format!("`{name}` is not supported; leave it out"));
-    debug_assert_eq!(failure.kind(), ErrorKind::InvalidRequest);
-    failure
-}
-
 /// Where a client says how urgent a request is whose library has no field for it.
 pub(crate) const PRIORITY_HEADER: &str = "x-tollgate-priority";
 /// Tokens whose log-probability is told beside each token's own.
@@ -381,21 +390,4 @@ const MAX_STOP_BYTES: usize = 256;
 const MAX_BIASES: usize = 1024;
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_prompt_counts_as_long_as_what_a_template_writes_of_it() {
-        let numbers: Vec<u32> = (10_000..20_000).collect();
-        let names: serde_json::Map<_, _> =
-            (0..1_000).map(|number| (format!("a long name {number}"), json!(null))).collect();
-        for tool in [json!({"enum": numbers}), names.into()] {
-            let written = tool.to_string().len();
-            let prompt = Prompt::Chat { messages: Vec::new(), tools: vec![tool] };
-            let bytes = prompt.bytes();
-            assert!((written * 3 / 4..written * 2).contains(&bytes), "{bytes} of {written}");
-        }
-    }
-}
+mod tests;

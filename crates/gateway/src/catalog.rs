@@ -4,6 +4,7 @@
 //! been read. Nothing here is configured twice; only prices are.
 
 mod embedding;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -220,14 +221,8 @@ impl Catalog {
         }
         let field = call.prompt.field();
         let output = output(&model, &call)?;
-        let prompt = tokens(&model, call.prompt).await?;
-        let vocabulary = model.info.vocabulary;
-        let unknown = |id: u32| id >= vocabulary;
-        let in_prompt = prompt.iter().any(|id| unknown(*id));
-        if in_prompt || call.sampling.logit_bias.iter().any(|(id, _)| unknown(*id)) {
-            let message = format!("token ids of this model are below {vocabulary}");
-            return Err(Failure::invalid(if in_prompt { field } else { "logit_bias" }, message));
-        }
+        let (output, prompt) = words::worded(&model, &call, output).await?;
+        words::known(&model, field, &prompt, &call.sampling, &output)?;
         let share = Share { priority: call.priority, ..Share::of(caller.scope().project) };
         let parts = JobParts {
             request,
@@ -260,7 +255,9 @@ fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
     let Some(tools) = &call.tools else { return Ok(call.output.clone()) };
     let answer = match (&tools.choice, &call.output.format) {
         // As it likes, and in no form: nothing to hold it to.
-        (ToolChoice::Auto, Format::Text) => return Ok(call.output.clone()),
+        (ToolChoice::Auto, Format::Text) => {
+            return words::refuse_strict(call).map(|()| call.output.clone());
+        }
         (ToolChoice::Auto, Format::JsonObject) => Some(json!({ "type": "object" })),
         (ToolChoice::Auto, Format::JsonSchema(schema)) => serde_json::from_str(schema).ok(),
         (ToolChoice::Auto, Format::Regex(_) | Format::Choice(_) | Format::Grammar(_)) => {
@@ -268,21 +265,13 @@ fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
             return Err(Failure::invalid("tools", message));
         }
         // What is called is all of the answer.
-        (ToolChoice::Required | ToolChoice::Named(_), _) => None,
+        (ToolChoice::Required | ToolChoice::Named(_), _) => {
+            words::refuse_form_of_nothing(call)?;
+            None
+        }
     };
     let grammar = tools::grammar(tools, model.text.voice(), answer.as_ref());
     Ok(OutputRules { format: Format::Grammar(grammar.into()), ..call.output.clone() })
-}
-
-/// The tokens of a prompt; a long one is read off the network threads.
-async fn tokens(model: &Arc<Model>, prompt: crate::call::Prompt) -> Result<Vec<u32>, Failure> {
-    let context_length = model.info.context_length;
-    if prompt.bytes() <= SHORT_PROMPT_BYTES {
-        return model.text.encode(&prompt, context_length);
-    }
-    let text = Arc::clone(&model.text);
-    let encoding = tokio::task::spawn_blocking(move || text.encode(&prompt, context_length));
-    encoding.await.map_err(Failure::internal)?
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

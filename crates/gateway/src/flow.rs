@@ -61,11 +61,13 @@ impl Gateway {
         let call = from_headers(reply, call)?;
         let (delivery, tools) = (call.delivery, call.tools.clone());
         let (format_field, prompt_field) = (call.format_field.clone(), call.prompt.field());
+        let echo = call.echo();
         let (model, job) = self.catalog().resolve(&caller, reply.request(), call).await?; // exact prompt tokens, bounded output
         let job = self.rank(&caller, reply, job); // whose turn it is when workers are short
         let permit = self.admission().reserve(&caller, &job).await?; // limits and budgets, one atomic hold
         show_rates(reply, permit.rates());
-        let about = self.about(codec, reply.request(), &model);
+        let echo = echo.map(|echo| echo.of(&model.text, job.prompt()));
+        let about = self.about(codec, reply.request(), &model).echoing(echo);
         let deadline = began + self.settings().request_timeout;
         let scope = *caller.scope();
         let exchange = Exchange {
@@ -167,7 +169,12 @@ async fn conclude(
 ) -> Result<(), Failure> {
     let Exchange { codec, about, .. } = exchange;
     let entry = &receipt.entry;
-    let end = Ending { finish: relayed.finish(), usage: entry.usage, charge: entry.charge };
+    let end = Ending {
+        finish: relayed.finish(),
+        usage: entry.usage,
+        charge: entry.charge,
+        reasoning_tokens: relayed.reasoning_tokens(),
+    };
     match exchange.delivery {
         Delivery::Whole => {
             reply.costs(&end);

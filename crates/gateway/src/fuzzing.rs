@@ -4,8 +4,9 @@
 //! finding. There is no stable interface, and nothing of it is in the product.
 
 use domain::ErrorKind;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::call::Conversation;
 use crate::endpoints::{self, Action};
 use crate::text::template::ChatTemplate;
 use crate::tools::{FORMATS, Function, Part, ToolChoice, ToolParser, Tools, Voice};
@@ -30,7 +31,9 @@ pub fn chat_template(input: &[u8]) -> Option<usize> {
     let format = FORMATS[usize::from(*format) % FORMATS.len()];
     let voice = Voice { format, tokens: Vec::new() };
     let template = ChatTemplate::new(template).ok()?;
-    template.render(&messages, &tools, &voice).ok().map(|text| text.len())
+    let conversation = Conversation { messages, tools, ..Conversation::default() };
+    let rendered = template.render(&conversation, &Map::new(), &voice);
+    rendered.ok().map(|text| text.len())
 }
 
 /// Reads an answer for calls of functions, whole and in pieces, in every way that models write them, and tells

@@ -28,6 +28,7 @@ mod link;
 mod listener;
 mod metrics;
 mod outside;
+mod reasoning;
 mod relay;
 mod reload;
 mod reply;

@@ -69,6 +69,11 @@ impl Relayed {
         (self.last, &self.choices[self.last])
     }
 
+    /// Tokens that the model thought with, in all choices.
+    pub(crate) fn reasoning_tokens(&self) -> u32 {
+        self.choices.iter().map(|choice| choice.reasoning_tokens).sum()
+    }
+
     /// Why the answer ended: the reason of the choice that could least go on as it liked.
     pub(crate) fn finish(&self) -> FinishReason {
         let ended = |reason| self.choices.iter().any(|choice| choice.finish == reason);
@@ -169,7 +174,13 @@ impl Gateway {
         let finish = relayed.finish();
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, finish) {
             let Usage { prompt_tokens, completion_tokens, .. } = used.usage;
-            let kept = CachedAnswer { text: raw, finish, prompt_tokens, completion_tokens };
+            let kept = CachedAnswer {
+                text: raw,
+                finish,
+                prompt_tokens,
+                completion_tokens,
+                reasoning_tokens: relayed.reasoning_tokens(),
+            };
             leader.fill(kept).await;
         }
         Ok(relayed)
@@ -325,11 +336,11 @@ async fn relay_cached(
     permit: &Permit,
     answer: CachedAnswer,
 ) -> Result<Relayed, Failure> {
-    let CachedAnswer { text, finish, prompt_tokens, completion_tokens } = answer;
+    let CachedAnswer { prompt_tokens, completion_tokens, .. } = answer;
     let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
     reply.header("x-tollgate-cache", "hit");
     let mut output = Output::new(exchange);
-    let delta = output.kept(&text, finish);
+    let delta = output.kept(&answer);
     if exchange.delivery != Delivery::Whole {
         begin_events(reply, exchange).await?;
     }

@@ -4,15 +4,18 @@
 //! live here, and come from the worker that serves the model: the two cannot disagree.
 
 pub(crate) mod template;
+mod variables;
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use domain::{ErrorKind, ModelFiles};
-use serde_json::Value;
+use domain::{ErrorKind, ModelFiles, Reasoning};
 use tokenizers::Tokenizer;
 
-use crate::call::Prompt;
+use crate::call::{Conversation, Prompt, PromptEnd};
 use crate::failure::Failure;
+use crate::reasoning::Thinking;
 use crate::text::template::ChatTemplate;
 use crate::tools::Voice;
 
@@ -22,10 +25,22 @@ pub(crate) struct ModelText {
     template: Option<ChatTemplate>,
     /// How it writes that it calls a function.
     voice: Voice,
+    /// How it marks what it thinks, if it does.
+    thinking: Option<Thinking>,
+    /// The texts of special tokens.
+    special: HashMap<u32, String>,
     /// Token texts spell bytes in letters that can be shown.
     spells_bytes: bool,
     /// Bytes of the longest token: a text of `n` bytes has at least `n` divided by this tokens.
     longest_token: usize,
+}
+
+/// A prompt in tokens.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    /// How the output behind it is told.
+    pub(crate) reasoning: Reasoning,
 }
 
 /// The model's files cannot be used.
@@ -46,6 +61,10 @@ impl ModelText {
         tokenizer.with_truncation(None).map_err(unreadable)?.with_padding(None);
         let template = files.chat_template.as_deref();
         let voice = Voice::of(&tokenizer, template);
+        let thinking = Thinking::of(&tokenizer, template);
+        let added = tokenizer.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special);
+        let special = special.map(|(id, token)| (id, token.content)).collect();
         let template = template.map(ChatTemplate::new).transpose().map_err(TextError::Template)?;
         let template = template.map(|mut template| {
             let text = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
@@ -59,16 +78,31 @@ impl ModelText {
         let decoder = tokenizer.get_decoder().and_then(|it| serde_json::to_string(it).ok());
         let spells_bytes = decoder.is_some_and(|decoder| decoder.contains("ByteLevel"));
         let longest_token = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Ok(Self { tokenizer, template, voice, spells_bytes, longest_token })
+        Ok(Self { tokenizer, template, voice, thinking, special, spells_bytes, longest_token })
     }
 
-    /// The tokens of `prompt`; refuses early what cannot fit in `context_length` tokens.
-    pub(crate) fn encode(&self, prompt: &Prompt, context_length: u32) -> Result<Vec<u32>, Failure> {
-        let (text, add_special_tokens) = match prompt {
-            Prompt::Tokens(ids) => return Ok(ids.clone()),
+    /// The tokens of `prompt`, with what the tokenizer puts around texts if `special_tokens` says so; refuses early
+    /// what cannot fit in `context_length` tokens.
+    pub(crate) fn encode(
+        &self,
+        prompt: &Prompt,
+        special_tokens: Option<bool>,
+        context_length: u32,
+    ) -> Result<Encoded, Failure> {
+        let mut reasoning = Reasoning::AsText;
+        let (text, is_usual) = match prompt {
+            Prompt::Tokens(ids) => return Ok(Encoded { ids: ids.clone(), reasoning }),
             Prompt::Text(text) => (text.clone(), true),
-            Prompt::Chat { messages, tools } => (self.render(messages, tools)?, false),
+            Prompt::Chat(conversation) => {
+                let text = self.render(conversation)?;
+                let goes_on = conversation.ending == PromptEnd::Open;
+                if let Some(thinking) = &self.thinking {
+                    reasoning = thinking.after(&text, goes_on);
+                }
+                (text, false)
+            }
         };
+        let add_special_tokens = special_tokens.unwrap_or(is_usual);
         if text.len() / self.longest_token > context_length as usize {
             let message = format!(
                 "this model's maximum context length is {context_length} tokens, and the prompt has {} bytes; shorten it",
@@ -79,7 +113,21 @@ impl ModelText {
         }
         let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
         let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), reasoning })
+    }
+
+    /// The runs of tokens that write `word` where it begins a text, and behind a space.
+    pub(crate) fn runs_of(&self, word: &str) -> Result<Vec<Vec<u32>>, Failure> {
+        let run = |text: &str| {
+            let encoding = self.tokenizer.encode_fast(text, false);
+            let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
+            Ok::<_, Failure>(encoding.get_ids().to_vec())
+        };
+        let (alone, spaced) = (run(word)?, run(&format!(" {word}"))?);
+        // A space that is a token of its own is part of no word.
+        let differs = spaced.len() == alone.len() && spaced.first() != alone.first();
+        let runs = [Some(alone), differs.then_some(spaced)].into_iter().flatten();
+        Ok(runs.filter(|run| !run.is_empty()).collect())
     }
 
     /// The tokens of a whole text, with what the model's tokenizer puts around texts.
@@ -92,6 +140,16 @@ impl ModelText {
     /// How the model writes that it calls a function.
     pub(crate) const fn voice(&self) -> &Voice {
         &self.voice
+    }
+
+    /// How the model marks what it thinks, if it does.
+    pub(crate) const fn thinking(&self) -> Option<&Thinking> {
+        self.thinking.as_ref()
+    }
+
+    /// The text of a prompt's tokens.
+    pub(crate) fn text_of(&self, ids: &[u32]) -> String {
+        self.decode(ids)
     }
 
     /// The bytes that a token stands for; they need not be whole characters.
@@ -111,12 +169,13 @@ impl ModelText {
         }
     }
 
-    fn render(&self, messages: &[Value], tools: &[Value]) -> Result<String, Failure> {
+    fn render(&self, conversation: &Conversation) -> Result<String, Failure> {
         let Some(template) = &self.template else {
             let message = "this model has no chat template; use /v1/completions";
             return Err(Failure::invalid("messages", message));
         };
-        template.render(messages, tools, &self.voice).map_err(|error| {
+        let variables = variables::variables(template, conversation, self.thinking.is_some())?;
+        template.render(conversation, &variables, &self.voice).map_err(|error| {
             // Templates refuse conversations they cannot express by raising an exception.
             let reason = error.detail().unwrap_or("it does not fit the model's chat template");
             Failure::invalid("messages", format!("`messages` cannot be used: {reason}"))
@@ -152,16 +211,24 @@ pub(crate) struct Detokenizer {
     shown: usize,
     /// Special tokens that are to be seen.
     visible: Vec<(u32, &'static str)>,
+    /// All of them are.
+    shows_special: bool,
 }
 
 impl Detokenizer {
     pub(crate) const fn new(text: Arc<ModelText>) -> Self {
-        Self { text, window: Vec::new(), shown: 0, visible: Vec::new() }
+        Self { text, window: Vec::new(), shown: 0, visible: Vec::new(), shows_special: false }
     }
 
     /// The same, showing these special tokens as text. Others have none.
     pub(crate) fn showing(mut self, tokens: &[(u32, &'static str)]) -> Self {
-        self.visible = tokens.to_vec();
+        self.visible.extend_from_slice(tokens);
+        self
+    }
+
+    /// The same, showing every special token as text, if `all` says so.
+    pub(crate) const fn showing_special(mut self, all: bool) -> Self {
+        self.shows_special = all;
         self
     }
 
@@ -169,10 +236,9 @@ impl Detokenizer {
     pub(crate) fn push(&mut self, ids: &[u32]) -> String {
         let mut fresh = String::new();
         for id in ids {
-            let shown = self.visible.iter().find(|(visible, _)| visible == id);
-            if let Some(text) = shown.map(|(_, text)| *text) {
+            if let Some(text) = self.shown_text(*id) {
                 fresh.push_str(&self.step(""));
-                fresh.push_str(text);
+                fresh.push_str(&text);
                 self.window.clear();
                 self.shown = 0;
                 continue;
@@ -181,6 +247,13 @@ impl Detokenizer {
             fresh.push_str(&self.step(UNFINISHED));
         }
         fresh
+    }
+
+    /// The text of a special token that is to be seen.
+    fn shown_text(&self, id: u32) -> Option<String> {
+        let shown = self.visible.iter().find(|(visible, _)| *visible == id);
+        let all = || self.text.special.get(&id).filter(|_| self.shows_special).cloned();
+        shown.map(|(_, text)| (*text).to_owned()).or_else(all)
     }
 
     /// What is left when no more tokens come.
@@ -209,6 +282,10 @@ impl Detokenizer {
 pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
+    /// Bytes of `held` in which none may end.
+    passed: usize,
+    /// The one that is found is shown.
+    shown: bool,
 }
 
 /// What [`StopStrings::push`] found.
@@ -222,18 +299,37 @@ pub(crate) enum Scanned {
 
 impl StopStrings {
     pub(crate) fn new(stops: &[String]) -> Self {
-        Self { stops: stops.to_vec(), held: String::new() }
+        Self { stops: stops.to_vec(), held: String::new(), passed: 0, shown: false }
+    }
+
+    /// The same, showing the one that is found, if `shown` says so.
+    pub(crate) const fn showing(mut self, shown: bool) -> Self {
+        self.shown = shown;
+        self
     }
 
     pub(crate) fn push(&mut self, text: &str) -> Scanned {
         self.held.push_str(text);
-        if let Some(at) = first_stop(&self.held, &self.stops) {
-            self.held.truncate(at);
+        if let Some(found) = first_stop(&self.held, &self.stops, self.passed) {
+            self.held.truncate(if self.shown { found.end } else { found.start });
             return Scanned::Stopped(std::mem::take(&mut self.held));
         }
+        Scanned::Text(self.certain())
+    }
+
+    /// Takes text in whose middle none may end yet; what can be shown.
+    pub(crate) fn pass(&mut self, text: &str) -> String {
+        self.held.push_str(text);
+        self.passed = self.held.len();
+        self.certain()
+    }
+
+    /// What cannot become one any more.
+    fn certain(&mut self) -> String {
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
-        Scanned::Text(std::mem::replace(&mut self.held, rest))
+        self.passed = self.passed.saturating_sub(self.held.len());
+        std::mem::replace(&mut self.held, rest)
     }
 
     /// What was held back, when no more text comes.
@@ -242,13 +338,18 @@ impl StopStrings {
     }
 }
 
-/// Where the stop string begins that is complete first; of several that end together, the longest.
+/// Where the stop string is that is complete first, of those that end behind `passed` bytes; of several that end
+/// together, the longest.
 ///
 /// First complete, not first begun: a stream ends as soon as it may, so the end must not depend on text
 /// that has not come yet.
-fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
-    let found = stops.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop.len())));
-    found.map(|(at, bytes)| (at + bytes, at)).min().map(|(_, at)| at)
+fn first_stop(text: &str, stops: &[String], passed: usize) -> Option<Range<usize>> {
+    let found = stops.iter().filter_map(|stop| {
+        let from = text.ceil_char_boundary((passed + 1).saturating_sub(stop.len()));
+        let at = from + text.get(from..)?.find(stop.as_str())?;
+        Some((at + stop.len(), at))
+    });
+    found.min().map(|(end, start)| start..end)
 }
 
 /// Bytes of the longest end of `text` that is a beginning of `stop`.
@@ -277,7 +378,7 @@ mod tests {
         let text = ModelText::new(&files, &[]).unwrap();
         let written = "K\u{f6}ln \u{1f642}\n\t<tool_call> \u{4e2d}";
         let prompt = Prompt::Text(written.to_owned());
-        let ids = text.encode(&prompt, 1000).unwrap();
+        let ids = text.encode(&prompt, None, 1000).unwrap().ids;
         let bytes: Vec<u8> = ids.iter().flat_map(|id| text.token_bytes(*id)).collect();
         assert_eq!(String::from_utf8(bytes).unwrap(), written);
     }
@@ -333,6 +434,41 @@ mod tests {
             }
             if !stopped { shown.push_str(&scanner.finish()); }
             prop_assert_eq!(shown, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_stop_string_ends_the_text_only_behind_what_passed(
+            text in "[ab]{0,24}",
+            stops in prop::collection::vec("[ab]{1,4}", 1..3),
+            cuts in prop::collection::vec(0_usize..24, 0..6),
+            passing in 0_usize..4,
+            shown: bool,
+        ) {
+            let pieces = pieces(&text, &cuts);
+            let passed: usize = pieces.iter().take(passing).map(String::len).sum();
+            let complete_at = |end: &usize| {
+                let ended = stops.iter().filter(|stop| text[..*end].ends_with(stop.as_str()));
+                let bytes = ended.map(String::len).max()?;
+                Some(text[..if shown { *end } else { end - bytes }].to_owned())
+            };
+            let expected = (passed + 1..=text.len()).find_map(|end| complete_at(&end));
+            let mut scanner = StopStrings::new(&stops).showing(shown);
+            let (mut told, mut stopped) = (String::new(), false);
+            for (at, piece) in pieces.iter().enumerate() {
+                if at < passing {
+                    told.push_str(&scanner.pass(piece));
+                    continue;
+                }
+                match scanner.push(piece) {
+                    Scanned::Text(text) => told.push_str(&text),
+                    Scanned::Stopped(text) => { told.push_str(&text); stopped = true; }
+                }
+                if stopped { break }
+            }
+            if !stopped { told.push_str(&scanner.finish()); }
+            prop_assert_eq!(told, expected.unwrap_or_else(|| text.clone()));
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a sequence is started with, to the wire and back.
 
-use domain::{CacheSalt, Format, ModelDigest, OutputRules, Priority, Sampling, Share};
+use std::sync::Arc;
+
+use domain::{CacheSalt, Format, ModelDigest, OutputRules, Priority, Sampling, Share, TextRules};
 
 use crate::contract::{Start, WorkerError};
 use crate::convert::invalid;
@@ -119,8 +121,26 @@ impl TryFrom<wire::Sampling> for Sampling {
 
 impl From<OutputRules> for wire::OutputRules {
     fn from(rules: OutputRules) -> Self {
-        let OutputRules { format, logprobs, min_tokens, ignore_eos } = rules;
-        Self { format: wire_format(format), logprobs, min_tokens, ignore_eos }
+        let OutputRules {
+            format,
+            logprobs,
+            min_tokens,
+            ignore_eos,
+            stop_token_ids,
+            allowed_token_ids,
+            bad_words,
+            text: _, // whoever starts a sequence tells its text
+        } = rules;
+        let run = |tokens: &Vec<u32>| wire::TokenRun { tokens: tokens.clone() };
+        Self {
+            format: wire_format(format),
+            logprobs,
+            min_tokens,
+            ignore_eos,
+            stop_token_ids: stop_token_ids.to_vec(),
+            allowed_token_ids: allowed_token_ids.map(|ids| ids.to_vec()).unwrap_or_default(),
+            bad_words: bad_words.iter().map(run).collect(),
+        }
     }
 }
 
@@ -128,10 +148,39 @@ impl TryFrom<wire::OutputRules> for OutputRules {
     type Error = WorkerError;
 
     fn try_from(rules: wire::OutputRules) -> Result<Self, WorkerError> {
-        let wire::OutputRules { format, logprobs, min_tokens, ignore_eos } = rules;
+        let wire::OutputRules {
+            format,
+            logprobs,
+            min_tokens,
+            ignore_eos,
+            stop_token_ids,
+            allowed_token_ids,
+            bad_words,
+        } = rules;
         let format = format.map_or(Ok(Format::Text), Format::try_from)?;
-        Ok(Self { format, logprobs, min_tokens, ignore_eos })
+        let bad_words: Vec<Vec<u32>> = bad_words.into_iter().map(|run| run.tokens).collect();
+        if bad_words.iter().any(Vec::is_empty) {
+            return Err(invalid("start.output.bad_words has a run without tokens"));
+        }
+        let allowed = (!allowed_token_ids.is_empty()).then(|| ascending(allowed_token_ids));
+        Ok(Self {
+            format,
+            logprobs,
+            min_tokens,
+            ignore_eos,
+            stop_token_ids: ascending(stop_token_ids),
+            allowed_token_ids: allowed,
+            bad_words: bad_words.into(),
+            text: TextRules::default(),
+        })
     }
+}
+
+/// The same ids in order, each once.
+fn ascending(mut ids: Vec<u32>) -> Arc<[u32]> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into()
 }
 
 fn wire_format(format: Format) -> Option<wire::Format> {
@@ -214,7 +263,16 @@ mod tests {
             max_output: 4,
             allowance: 5,
             sampling: Sampling::greedy(),
-            output: OutputRules { format, logprobs: Some(0), min_tokens: 6, ignore_eos: true },
+            output: OutputRules {
+                format,
+                logprobs: Some(0),
+                min_tokens: 6,
+                ignore_eos: true,
+                stop_token_ids: [7, 8].into(),
+                allowed_token_ids: Some([9, 10].into()),
+                bad_words: [vec![11], vec![12, 13]].into(),
+                text: TextRules::default(),
+            },
             share: Share { tenant, weight: 7, priority: Priority::Batch },
             salt: CacheSalt::of(tenant),
         }

@@ -46,6 +46,7 @@ pub(crate) fn answer(text: &str) -> CachedAnswer {
         finish: FinishReason::Stop,
         prompt_tokens: 1,
         completion_tokens: 2,
+        reasoning_tokens: 1,
     }
 }
 
@@ -66,6 +67,7 @@ pub(crate) async fn what_was_stored_is_found_unchanged(tier: impl Tier) {
             finish: FinishReason::Length,
             prompt_tokens: u32::MAX,
             completion_tokens: 0,
+            reasoning_tokens: u32::MAX,
             ..answer(text)
         };
         tier.store(&fresh_key(project, prompt), &stored).await;

@@ -116,7 +116,7 @@ fn decode(key: &CacheKey, value: &[u8]) -> Option<CachedAnswer> {
 const KEY_PREFIX: &str = "tollgate:cache:1:";
 
 /// Changes with [`CachedAnswer`] or with what surrounds it in a value.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// A name look-up, a handshake and one exchange, across zones.
 const DEFAULT_CONNECT_DEADLINE: Duration = Duration::from_millis(50);

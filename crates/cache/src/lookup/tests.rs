@@ -73,6 +73,7 @@ fn answer(text: &str) -> CachedAnswer {
         finish: FinishReason::Stop,
         prompt_tokens: 3,
         completion_tokens: 2,
+        reasoning_tokens: 1,
     }
 }
 

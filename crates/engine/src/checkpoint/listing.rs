@@ -28,10 +28,11 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Outputs and inputs, if it has rows.
+    /// Outputs and inputs, if it has rows; those of all experts where a file keeps them in one.
     pub(crate) fn matrix(&self) -> Option<(u64, u64)> {
         match self.dims.as_slice() {
             [outputs, inputs] => Some((*outputs as u64, *inputs as u64)),
+            [experts, outputs, inputs] => Some(((experts * outputs) as u64, *inputs as u64)),
             _ => None,
         }
     }

@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use domain::OutputRules;
+
 use crate::Failure;
 use crate::attribution::Phase;
 use crate::blocks::Block;
@@ -56,6 +58,12 @@ impl Drafts {
     pub(super) const fn ahead(&self) -> u32 {
         self.noted.len() as u32
     }
+
+    /// The same, as the guesses that they are.
+    pub(super) fn drawn(&self) -> &[u32] {
+        let ahead = self.noted.len();
+        if ahead == 0 { &[] } else { &self.run[1..=ahead] }
+    }
 }
 
 impl Running {
@@ -73,14 +81,16 @@ impl Running {
     /// behind what would end it.
     pub(crate) fn guess(&mut self, most: u32, stop_tokens: &[u32]) -> Option<(u32, u32)> {
         self.drop_draft();
-        let ends = !self.output.ignore_eos;
+        let OutputRules { ignore_eos, stop_token_ids, .. } = &self.output;
+        let ends =
+            |id: &u32| (!ignore_eos && stop_tokens.contains(id)) || stop_token_ids.contains(id);
         let Drafts { lookup, run, length, .. } = &mut self.drafts;
         lookup.learn(&self.tokens, LEARNT_AT_ONCE);
         let found = lookup.find(&self.tokens)?;
         *length = found.length;
         run.extend(self.tokens.last());
         let guesses = continuation(&self.tokens, found, most);
-        run.extend(guesses.take_while(|id| !(ends && stop_tokens.contains(id))));
+        run.extend(guesses.take_while(|id| !ends(id)));
         let guessed = run.len() as u32 - 1;
         self.keep_draft(guessed);
         (guessed > 0).then_some((guessed, found.length))
@@ -123,18 +133,20 @@ impl Running {
         stop_tokens: &[u32],
     ) -> Option<Result<Draw, Failure>> {
         let first = self.draw(rows.next()?, stop_tokens);
-        let Some(Ok(Draw { id, .. })) = first else { return first };
-        let (mut last, ends) = (id, !self.output.ignore_eos);
+        let Some(Ok(Draw { id: Some(id), .. })) = first else { return first };
+        let mut last = id;
         for (at, row) in (1..self.drafts.run.len()).zip(rows) {
-            if self.drafts.run[at] != last || (ends && stop_tokens.contains(&last)) {
+            if self.drafts.run[at] != last || self.is_end(last, stop_tokens) {
                 break;
             }
             let noted = self.sampler.note(last);
             self.drafts.noted.push(noted);
             // Whatever is wrong with this row will be wrong when it is computed without a guess.
             let Some(Ok(draw)) = self.draw(row, stop_tokens) else { break };
-            last = draw.id;
+            let drawn = draw.id;
             self.drafts.further.push(draw);
+            let Some(id) = drawn else { break };
+            last = id;
         }
         self.forget_ahead();
         first

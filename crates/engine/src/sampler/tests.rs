@@ -150,6 +150,20 @@ fn what_is_banned_is_not_drawn() {
 }
 
 #[test]
+fn only_what_is_allowed_is_drawn() {
+    let greedy = Sampler::new(Sampling::greedy(), &[], &[]);
+    for (only, expected) in [(vec![0, 3], 3), (vec![2], 2), (vec![0], 0), (vec![0, 1, 2, 3], 1)] {
+        let limits = Limits { only: Some(&only), ..Limits::default() };
+        assert_eq!(greedy.sample(&mut [1.0, 5.0, 4.0, 3.0], 0, limits), Ok(expected), "{only:?}");
+    }
+    let hot = Sampler::new(Sampling { temperature: 2.0, ..Sampling::greedy() }, &[], &[]);
+    let limits = Limits { only: Some(&[0, 2]), ..Limits::default() };
+    for position in 0..200 {
+        assert_ne!(hot.sample(&mut [1.0, 5.0, 4.0], position, limits), Ok(1));
+    }
+}
+
+#[test]
 fn log_probabilities_are_those_of_the_logits() {
     let told = logprobs(&[1.0, 3.0, 2.0, 3.0], 2, 3);
     let total = (1.0_f64.exp() + 2.0 * 3.0_f64.exp() + 2.0_f64.exp()).ln();

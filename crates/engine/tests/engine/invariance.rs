@@ -1,6 +1,6 @@
 //! What a sequence says does not depend on its company, on chunking, or on where it was continued.
 
-use domain::Sampling;
+use domain::{OutputRules, Sampling};
 use engine::{Engine, EngineConfig, ModelSource, Request};
 use proptest::prelude::*;
 
@@ -16,12 +16,27 @@ fn requests(seed: u64) -> Vec<Request> {
         let prompt = case.prompt_token_ids.repeat(1 + (index % 4) as usize * 2);
         let mut request = request(&prompt[..prompt.len().min(400)], 12 + (index % 5) as u32 * 6);
         request.output.ignore_eos = index % 3 == 0;
+        if index % 4 == 1 {
+            request.output = worded(&case.prompt_token_ids, request.output);
+        }
         if index % 2 == 1 {
             request.sampling = sampled(seed + index);
         }
         requests.push(request);
     }
     requests
+}
+
+/// The same rules, with some about tokens that this conversation is likely to have more of.
+fn worded(conversation: &[u32], rules: OutputRules) -> OutputRules {
+    let pairs = conversation.windows(2).step_by(2).map(<[u32]>::to_vec);
+    OutputRules {
+        stop_token_ids: [conversation[1]].into(),
+        allowed_token_ids: Some((0..4096).filter(|id| id % 5 != 0).collect()),
+        bad_words: pairs.chain([vec![198]]).collect(),
+        min_tokens: 7,
+        ..rules
+    }
 }
 
 fn sampled(seed: u64) -> Sampling {
@@ -94,7 +109,9 @@ fn a_quantized_sequence_says_the_same_alone_and_in_a_batch() {
 fn a_continuation_says_what_the_first_engine_would_have_said() {
     let here = start(EngineConfig::default());
     let there = start(EngineConfig { prefill_chunk: 5, ..EngineConfig::default() });
-    for mut request in [&requests(3)[6], &requests(3)[7], &requests(8)[11]].map(Clone::clone) {
+    for mut request in
+        [&requests(3)[6], &requests(3)[7], &requests(8)[11], &requests(8)[13]].map(Clone::clone)
+    {
         request.output.ignore_eos = true;
         let whole = block_on(answer(&here, request.clone()));
 

@@ -14,3 +14,4 @@ mod prefixes;
 mod quantization;
 mod schemas;
 mod support;
+mod wording;

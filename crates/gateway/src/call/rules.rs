@@ -22,7 +22,8 @@ pub(super) fn rules(
     let most = max_output.map_or(i64::from(u32::MAX), i64::from);
     let min_tokens = fields.integer("min_tokens", 0..=most)?.unwrap_or(0);
     let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
-    Ok((OutputRules { format, logprobs, min_tokens: min_tokens as u32, ignore_eos }, field))
+    let min_tokens = min_tokens as u32;
+    Ok((OutputRules { format, logprobs, min_tokens, ignore_eos, ..OutputRules::default() }, field))
 }
 
 fn format(fields: &Fields<'_>) -> Result<Option<(Format, String)>, Failure> {

@@ -10,7 +10,9 @@ use super::told::{call_id, chat_logprobs};
 use super::{
     About, Action, Codec, Delta, Ending, Endpoint, Told, budget_error, finish_name, usage,
 };
-use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output, tools};
+use crate::call::{
+    Call, Conversation, MAX_TOP_LOGPROBS, Prompt, max_output, refuse_in_chats, tools,
+};
 use crate::failure::Failure;
 use crate::fields::{Fields, parse_object, wrong_type};
 use crate::tools::Tools;
@@ -55,7 +57,10 @@ impl Codec for Chat {
 
     fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value {
         let mut more = Map::new();
-        if !delta.content.is_empty() || delta.calls.is_empty() {
+        if !delta.reasoning.is_empty() {
+            more.insert("reasoning_content".to_owned(), delta.reasoning.as_str().into());
+        }
+        if !delta.content.is_empty() || (delta.calls.is_empty() && more.is_empty()) {
             more.insert("content".to_owned(), delta.content.as_str().into());
         }
         let calls = delta.calls.iter().map(|piece| {
@@ -100,7 +105,8 @@ pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
     let messages = messages(fields)?;
     let tools = tools(fields)?;
     let told = tools.as_ref().map(Tools::told).unwrap_or_default();
-    let prompt = Prompt::Chat { messages, tools: told };
+    refuse_in_chats(fields)?;
+    let prompt = Prompt::Chat(Conversation::of(fields, messages, told)?);
     let call = Call::parse(fields, prompt, newer.or(older), logprobs(fields)?)?;
     Ok(Call { tools: tools.map(Arc::new), ..call })
 }
@@ -127,6 +133,9 @@ fn said(about: &About, index: usize, told: &Told) -> Value {
     });
     let calls: Vec<Value> = calls.collect();
     let mut message = json!({ "role": "assistant", "content": told.content, "refusal": null });
+    if !told.reasoning.is_empty() {
+        message["reasoning_content"] = told.reasoning.as_str().into();
+    }
     if !calls.is_empty() {
         if told.content.is_empty() {
             message["content"] = Value::Null;
@@ -188,6 +197,11 @@ fn message(at: &str, value: &Value) -> Result<Value, Failure> {
         if let Some(text) = fields.text(name)? {
             message.insert(name.to_owned(), text.into());
         }
+    }
+    if role == "assistant"
+        && let Some(thoughts) = fields.text("reasoning_content")?
+    {
+        message.insert("reasoning_content".to_owned(), thoughts.into());
     }
     if let Some(calls) = fields.list("tool_calls")?.filter(|calls| !calls.is_empty()) {
         let path = fields.path("tool_calls");

@@ -8,7 +8,7 @@ use super::told::text_logprobs;
 use super::{
     About, Action, Codec, Delta, Ending, Endpoint, Told, budget_error, finish_name, usage,
 };
-use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output, token_ids};
+use crate::call::{Call, MAX_TOP_LOGPROBS, Prompt, max_output, refuse_in_completions, token_ids};
 use crate::failure::Failure;
 use crate::fields::{Fields, parse_object, wrong_type};
 
@@ -33,7 +33,8 @@ impl Codec for Completions {
 
     fn whole(&self, about: &About, choices: &[Told], end: &Ending) -> Value {
         let choices = choices.iter().enumerate().map(|(index, told)| {
-            let mut choice = choice(index, &told.content);
+            let echo = about.echo.as_deref().unwrap_or_default();
+            let mut choice = choice(index, &format!("{echo}{}", told.content));
             choice["logprobs"] = text_logprobs(&told.tokens);
             choice["finish_reason"] = finish_name(told).into();
             choice
@@ -46,8 +47,9 @@ impl Codec for Completions {
         answer
     }
 
-    fn opening(&self, _: &About, _: usize) -> Option<Value> {
-        None
+    fn opening(&self, about: &About, index: usize) -> Option<Value> {
+        let echo = about.echo.as_ref()?;
+        Some(envelope(about, &[choice(index, echo)]))
     }
 
     fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value {
@@ -72,7 +74,16 @@ pub(super) fn call(fields: &Fields<'_>) -> Result<Call, Failure> {
     let max_output = max_output(fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_OUTPUT);
     let logprobs = fields.integer("logprobs", 0..=MAX_TOP_LOGPROBS)?;
     let logprobs = logprobs.map(|top| top as u32);
-    Call::parse(fields, prompt(fields.required("prompt")?)?, Some(max_output), logprobs)
+    refuse_in_completions(fields)?;
+    let prompt = prompt(fields.required("prompt")?)?;
+    let call = Call::parse(fields, prompt, Some(max_output), logprobs)?;
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    if echo && logprobs.is_some() {
+        let message =
+            "`echo` tells nothing of the prompt's log-probabilities; leave it or `logprobs` out";
+        return Err(Failure::invalid("echo", message));
+    }
+    Ok(Call { echo, ..call })
 }
 
 fn envelope(about: &About, choices: &[Value]) -> Value {

@@ -82,6 +82,8 @@ pub(crate) struct About {
     pub(crate) created: u64,
     pub(crate) model: String,
     pub(crate) fingerprint: String,
+    /// What comes before every answer.
+    pub(crate) echo: Option<String>,
 }
 
 /// How an answer ended.
@@ -90,6 +92,8 @@ pub(crate) struct Ending {
     pub(crate) finish: FinishReason,
     pub(crate) usage: Usage,
     pub(crate) charge: Charge,
+    /// Tokens that the model thought with before it answered.
+    pub(crate) reasoning_tokens: u32,
 }
 
 /// A matched endpoint, and what its `*` stands for.
@@ -140,7 +144,13 @@ impl About {
             created,
             model: model.info.name.to_string(),
             fingerprint: format!("fp_{}", &digest[..digest.len().min(12)]),
+            echo: None,
         }
+    }
+
+    /// The same, with `echo` before every answer.
+    pub(crate) fn echoing(self, echo: Option<String>) -> Self {
+        Self { echo, ..self }
     }
 }
 
@@ -155,13 +165,13 @@ pub(crate) const fn finish_name(told: &Told) -> &'static str {
 
 /// The usage object, with what the tenant pays (`cost`, in dollars) and both exact figures.
 pub(crate) fn usage(end: &Ending) -> Value {
-    let Ending { usage, charge, .. } = end;
+    let Ending { usage, charge, reasoning_tokens, .. } = end;
     json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
         "prompt_tokens_details": { "cached_tokens": usage.cached_tokens },
-        "completion_tokens_details": { "reasoning_tokens": 0 },
+        "completion_tokens_details": { "reasoning_tokens": reasoning_tokens },
         // Shown as a number because clients expect one; the exact amount stands below.
         "cost": charge.charge.nanos() as f64 / 1e9,
         "cost_details": {

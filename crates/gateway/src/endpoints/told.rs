@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 /// One whole choice.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
+    /// What the model thought before it answered, if that is told apart.
+    pub(crate) reasoning: String,
+    /// Tokens it thought with.
+    pub(crate) reasoning_tokens: u32,
     pub(crate) content: String,
     pub(crate) calls: Vec<Call>,
     /// What is told of each token, if that was asked for.
@@ -24,6 +28,7 @@ pub(crate) struct Call {
 /// More of a choice.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Delta {
+    pub(crate) reasoning: String,
     pub(crate) content: String,
     pub(crate) calls: Vec<CallPiece>,
     pub(crate) tokens: Vec<TokenTold>,
@@ -50,17 +55,20 @@ pub(crate) struct TokenTold {
 
 impl Default for Told {
     fn default() -> Self {
-        let (content, calls, tokens) = Default::default();
-        Self { content, calls, tokens, finish: FinishReason::Stop }
+        let (reasoning, reasoning_tokens, content, calls, tokens) = Default::default();
+        let finish = FinishReason::Stop;
+        Self { reasoning, reasoning_tokens, content, calls, tokens, finish }
     }
 }
 
 impl Delta {
     pub(crate) fn is_empty(&self) -> bool {
-        self.content.is_empty() && self.calls.is_empty() && self.tokens.is_empty()
+        let Self { reasoning, content, calls, tokens } = self;
+        reasoning.is_empty() && content.is_empty() && calls.is_empty() && tokens.is_empty()
     }
 
     pub(crate) fn extend(&mut self, more: Self) {
+        self.reasoning.push_str(&more.reasoning);
         self.content.push_str(&more.content);
         for piece in more.calls {
             self.add_call(piece);

@@ -1,6 +1,7 @@
 //! The whole flow in memory: no ports, a stopped clock, a scripted worker.
 
 mod embeddings;
+mod options;
 mod outputs;
 
 use std::collections::HashMap;

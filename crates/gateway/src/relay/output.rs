@@ -1,15 +1,17 @@
 //! One choice as it forms: tokens in, what may be shown out.
 //!
-//! Text is held back while it might become a stop string, a character or a call of a function. What is told of a
+//! Text is held back while it might become a stop string, a character, a mark of thoughts or a call of a function. What is told of a
 //! token is held back with the token's text, and is not told where a stop string swallowed it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use domain::{FinishReason, Logprobs};
+use cache::CachedAnswer;
+use domain::{FinishReason, Logprobs, OutputRules};
 
 use super::Exchange;
 use crate::endpoints::{CallPiece, Delta, FunctionCall, TokenTold, Told};
+use crate::reasoning::{ReasoningParser, Split};
 use crate::text::{Detokenizer, ModelText, Scanned, StopStrings};
 use crate::tools::{Part, ToolParser};
 
@@ -18,6 +20,12 @@ pub(super) struct Output {
     model: Arc<ModelText>,
     detokenizer: Detokenizer,
     stops: StopStrings,
+    /// Tokens in whose text no stop string may end.
+    min_tokens: u32,
+    /// Tokens that came, and bytes of text that they made certain.
+    tokens_so_far: u32,
+    bytes_so_far: usize,
+    thinking: Option<ReasoningParser>,
     tools: Option<ToolParser>,
     tokens: Option<TokenLog>,
     /// All that was shown, before calls were told from content.
@@ -49,9 +57,20 @@ impl Output {
         let voice = model.voice();
         let tools = exchange.tools.as_ref().map(|tools| ToolParser::new(tools, voice));
         let visible = if tools.is_some() { voice.tokens.as_slice() } else { &[] };
+        let OutputRules { min_tokens, text, .. } = exchange.job.output();
+        let thinks = model.thinking();
+        let thinking = thinks.and_then(|thinks| thinks.parser(text.reasoning));
+        let marks = thinks.filter(|_| thinking.is_some()).map(|thinks| thinks.tokens.as_slice());
+        let detokenizer = Detokenizer::new(Arc::clone(&model)).showing(visible);
         Self {
-            detokenizer: Detokenizer::new(Arc::clone(&model)).showing(visible),
-            stops: StopStrings::new(exchange.job.stop()),
+            detokenizer: detokenizer
+                .showing(marks.unwrap_or_default())
+                .showing_special(text.special_tokens),
+            stops: StopStrings::new(exchange.job.stop()).showing(text.stop_string),
+            min_tokens: *min_tokens,
+            tokens_so_far: 0,
+            bytes_so_far: 0,
+            thinking,
             tools,
             tokens: exchange.job.output().logprobs.map(|_| TokenLog::default()),
             raw: String::new(),
@@ -73,11 +92,16 @@ impl Output {
             if self.stopped {
                 break;
             }
+            if let Some(thinking) = &mut self.thinking {
+                thinking.note(self.bytes_so_far);
+            }
             let fresh = self.detokenizer.push(&[*id]);
+            self.tokens_so_far += 1;
+            self.bytes_so_far += fresh.len();
             if let Some(log) = &mut self.tokens {
                 log.push(&self.model, *id, logprobs.get(at), &fresh);
             }
-            let scanned = self.stops.push(&fresh);
+            let scanned = self.scan(&fresh);
             self.show(scanned, &mut delta);
         }
         delta
@@ -88,12 +112,17 @@ impl Output {
         let mut delta = Delta::default();
         if !self.stopped {
             let rest = self.detokenizer.finish();
-            let scanned = self.stops.push(&rest);
+            let scanned = self.scan(&rest);
             self.show(scanned, &mut delta);
         }
         if !self.stopped {
             let held = self.stops.finish();
             self.show(Scanned::Text(held), &mut delta);
+        }
+        if let Some(thinking) = &mut self.thinking {
+            let rest = thinking.finish();
+            self.told.reasoning_tokens = thinking.tokens();
+            self.think(rest, &mut delta);
         }
         if let Some(tools) = &mut self.tools {
             let parts = tools.finish();
@@ -110,11 +139,13 @@ impl Output {
     }
 
     /// All of a choice that was kept.
-    pub(super) fn kept(&mut self, raw: &str, finish: FinishReason) -> Delta {
+    pub(super) fn kept(&mut self, answer: &CachedAnswer) -> Delta {
         let mut delta = Delta::default();
-        self.show(Scanned::Text(raw.to_owned()), &mut delta);
-        let rest = self.finish(finish);
+        self.show(Scanned::Text(answer.text.clone()), &mut delta);
+        let rest = self.finish(answer.finish);
         delta.extend(rest);
+        // Its text does not tell how many tokens it was.
+        self.told.reasoning_tokens = answer.reasoning_tokens;
         delta
     }
 
@@ -142,12 +173,40 @@ impl Output {
             self.told.tokens.extend(tokens.iter().cloned());
             delta.tokens.extend(tokens);
         }
+        match &mut self.thinking {
+            Some(thinking) => {
+                let split = thinking.push(&text);
+                self.think(split, delta);
+            }
+            None => self.say(&text, delta),
+        }
+    }
+
+    /// Looks for stop strings in text that the latest token made certain.
+    fn scan(&mut self, text: &str) -> Scanned {
+        if self.tokens_so_far > self.min_tokens {
+            return self.stops.push(text);
+        }
+        Scanned::Text(self.stops.pass(text))
+    }
+
+    /// Takes in what was told apart of thoughts and answer.
+    fn think(&mut self, split: Split, delta: &mut Delta) {
+        self.told.reasoning.push_str(&split.reasoning);
+        delta.reasoning.push_str(&split.reasoning);
+        if !split.content.is_empty() {
+            self.say(&split.content, delta);
+        }
+    }
+
+    /// Takes in more of the answer.
+    fn say(&mut self, text: &str, delta: &mut Delta) {
         let Some(tools) = &mut self.tools else {
-            self.told.content.push_str(&text);
-            delta.content.push_str(&text);
+            self.told.content.push_str(text);
+            delta.content.push_str(text);
             return;
         };
-        let parts = tools.push(&text);
+        let parts = tools.push(text);
         self.stopped |= tools.is_complete();
         self.take_in(parts, delta);
     }

@@ -6,21 +6,25 @@
 
 mod bounds;
 
+use std::collections::HashSet;
+
 use domain::{Clock as _, SystemClock};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize as _;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
-use serde_json::{Serializer, Value, json};
+use serde_json::{Map, Serializer, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::call::{Conversation, PromptEnd};
 use crate::tools::Voice;
 
 /// The chat template of one model.
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
-    knows_tools: bool,
+    /// The names that it reads.
+    names: HashSet<String>,
     /// The texts of the tokens that begin a prompt and end a turn.
     pub(crate) bos_token: String,
     pub(crate) eos_token: String,
@@ -44,47 +48,57 @@ impl ChatTemplate {
         environment.set_fuel(Some(TEMPLATE_FUEL));
         bounds::add_to(&mut environment);
         let template = bounds::bounded(&without_training_blocks(template), &syntax)?;
-        let knows_tools = bounds::with_stack(|| -> Result<bool, Error> {
+        let names = bounds::with_stack(|| -> Result<HashSet<String>, Error> {
             environment.add_template_owned(TEMPLATE, template)?;
             let read = environment.get_template(TEMPLATE)?;
-            Ok(read.undeclared_variables(false).contains("tools"))
+            Ok(read.undeclared_variables(false))
         })?;
         let (bos_token, eos_token) = Default::default();
-        Ok(Self { environment, knows_tools, bos_token, eos_token })
+        Ok(Self { environment, names, bos_token, eos_token })
     }
 
-    /// The conversation as text; the error tells why the template refuses it.
+    /// Whether it reads a variable of this name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// The conversation as text, with these variables; the error tells why the template refuses it.
     pub(crate) fn render(
         &self,
-        messages: &[Value],
-        tools: &[Value],
+        conversation: &Conversation,
+        variables: &Map<String, Value>,
         voice: &Voice,
     ) -> Result<String, Error> {
+        let Conversation { messages, tools, documents, ending, .. } = conversation;
         let messages: Vec<Value> =
             messages.iter().map(|message| with_fitting_ids(message, voice)).collect();
-        if self.knows_tools {
-            return self.fill(&messages, tools);
+        let fill = |messages: &[Value], tools: &[Value]| {
+            let filling = Filling { messages, tools, documents, ending: *ending, variables };
+            bounds::with_stack(|| self.fill(&filling))
+        };
+        if self.knows("tools") {
+            return fill(&messages, tools);
         }
         let told = in_words(&messages, tools);
         // Some templates know no system message.
-        self.fill(&told, &[]).or_else(|error| match without_system(&told) {
-            Some(folded) if !tools.is_empty() => self.fill(&folded, &[]).map_err(|_| error),
+        fill(&told, &[]).or_else(|error| match without_system(&told) {
+            Some(folded) if !tools.is_empty() => fill(&folded, &[]).map_err(|_| error),
             _ => Err(error),
         })
     }
 
-    fn fill(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
-        bounds::with_stack(|| self.fill_here(messages, tools))
-    }
-
-    fn fill_here(&self, messages: &[Value], tools: &[Value]) -> Result<String, Error> {
+    fn fill(&self, filling: &Filling<'_>) -> Result<String, Error> {
+        let Filling { messages, tools, documents, ending, variables } = filling;
         let tools = (!tools.is_empty()).then_some(Serde(tools));
+        let documents = (!documents.is_empty()).then_some(Serde(documents));
         let context = context! {
             messages => Serde(messages),
             tools => tools,
-            add_generation_prompt => true,
+            documents => documents,
+            add_generation_prompt => *ending == PromptEnd::Turn,
             bos_token => self.bos_token.as_str(),
             eos_token => self.eos_token.as_str(),
+            ..minijinja::Value::from(Serde(variables))
         };
         let mut page = Page::default();
         let template = self.environment.get_template(TEMPLATE)?;
@@ -94,8 +108,33 @@ impl ChatTemplate {
             return Err(refused(format!("its text has more than {MAX_TEXT} bytes")));
         }
         rendered?;
-        String::from_utf8(page.text).map_err(|error| refused(error.to_string()))
+        let text = String::from_utf8(page.text).map_err(|error| refused(error.to_string()))?;
+        if *ending != PromptEnd::Open {
+            return Ok(text);
+        }
+        let open = messages.last().and_then(|last| left_open(&text, last["content"].as_str()?));
+        open.map(str::to_owned).ok_or_else(|| {
+            refused("the text of the last message is not in it as it was sent".to_owned())
+        })
     }
+}
+
+/// What one rendering is made of.
+struct Filling<'a> {
+    messages: &'a [Value],
+    tools: &'a [Value],
+    documents: &'a [Value],
+    ending: PromptEnd,
+    variables: &'a Map<String, Value>,
+}
+
+/// The text up to the end of its last message, whose content this is: with the white space at its end, if
+/// the template kept that.
+fn left_open<'t>(text: &'t str, content: &str) -> Option<&'t str> {
+    let begins = text.rfind(content.trim())?;
+    let spaced = content.trim_start();
+    let length = if text[begins..].starts_with(spaced) { spaced } else { content.trim() }.len();
+    Some(&text[..begins + length])
 }
 
 /// What a template writes, as long as that is no more than [`MAX_TEXT`]: loops can write much in few steps.

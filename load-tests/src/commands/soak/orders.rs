@@ -316,6 +316,7 @@ impl Orders {
             logprobs: self.chance(20).then(|| self.random.below(21) as u32),
             min_tokens: if self.chance(15) { max_output / 2 } else { 0 },
             ignore_eos: self.chance(25),
+            ..OutputRules::default()
         }
     }
 

@@ -104,6 +104,13 @@ fn mixed(number: u32) -> Request {
     request.output.logprobs = number.is_multiple_of(2).then_some(number % 4);
     request.output.ignore_eos = !number.is_multiple_of(5);
     request.output.min_tokens = if number.is_multiple_of(10) { 12 } else { 0 };
+    if number % 7 == 3 {
+        let passage = &request.prompt[..4];
+        request.output.bad_words = [passage[..2].to_vec(), passage[1..].to_vec()].into();
+        request.output.stop_token_ids = [passage[3] + 1].into();
+        request.output.allowed_token_ids =
+            Some((0..4096).filter(|id| id % 7 != number % 7).collect());
+    }
     if number % 3 == 1 {
         request.sampling = Sampling {
             temperature: 0.6,

@@ -6,16 +6,21 @@ use tokenizers::Tokenizer;
 use super::*;
 
 /// A gateway whose worker says one of `lines`, by the seed.
-async fn saying(lines: &[&str], budget: Option<i64>) -> World {
-    let tokenizer = Tokenizer::from_bytes(&files().tokenizer[..]).unwrap();
+pub(super) async fn saying(lines: &[&str], budget: Option<i64>) -> World {
+    saying_by(files(), lines, budget).await
+}
+
+/// The same of a model with these files.
+pub(super) async fn saying_by(files: ModelFiles, lines: &[&str], budget: Option<i64>) -> World {
+    let tokenizer = Tokenizer::from_bytes(&files.tokenizer[..]).unwrap();
     let ids = |line: &&str| tokenizer.encode_fast(*line, false).unwrap().get_ids().to_vec();
     let info = ModelInfo { vocabulary: 4096, ..info() };
-    let worker = ScriptedWorker::new(info, files(), 8).saying(lines.iter().map(ids).collect());
+    let worker = ScriptedWorker::new(info, files, 8).saying(lines.iter().map(ids).collect());
     World::around(worker, budget).await
 }
 
 /// A greedy request with `more` in it.
-fn asking(more: &Value) -> Value {
+pub(super) fn asking(more: &Value) -> Value {
     let mut body = ask(200, false);
     body["temperature"] = json!(0);
     for (name, value) in more.as_object().unwrap() {
@@ -24,19 +29,19 @@ fn asking(more: &Value) -> Value {
     body
 }
 
-fn body(reply: &str) -> Value {
+pub(super) fn body(reply: &str) -> Value {
     let (head, body) = reply.split_once("\r\n\r\n").unwrap();
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {head}\n{body}"))
 }
 
 /// The chunks of a stream.
-fn chunks(reply: &str) -> Vec<Value> {
+pub(super) fn chunks(reply: &str) -> Vec<Value> {
     let events = reply.split("data: ").filter(|event| event.starts_with('{'));
     events.map(|event| serde_json::from_str(event.split("\n\n").next().unwrap()).unwrap()).collect()
 }
 
 /// Everything that `choice` has at `path` of its deltas, as one text.
-fn text_of(chunks: &[Value], choice: u64, path: &str) -> String {
+pub(super) fn text_of(chunks: &[Value], choice: u64, path: &str) -> String {
     let choices = chunks.iter().filter_map(|chunk| chunk["choices"].get(0));
     let own = choices.filter(|it| it["index"] == choice);
     own.filter_map(|it| it.pointer(path)?.as_str().map(str::to_owned)).collect()

@@ -8,7 +8,9 @@ fn render(template: &str, messages: &Value, tools: &Value) -> Result<String, Str
     template.bos_token = "<s>".to_owned();
     template.eos_token = "</s>".to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let rendered = template.render(&list(messages), &list(tools), &voice());
+    let (messages, tools) = (list(messages), list(tools));
+    let conversation = Conversation { messages, tools, ..Conversation::default() };
+    let rendered = template.render(&conversation, &Map::new(), &voice());
     rendered.map_err(|error| error.detail().unwrap_or_default().to_owned())
 }
 

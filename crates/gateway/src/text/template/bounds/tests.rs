@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::super::ChatTemplate;
+use crate::call::Conversation;
 use crate::tools::{HERMES, Voice};
 
 fn render(template: &str) -> Result<String, String> {
@@ -12,7 +13,9 @@ fn render(template: &str) -> Result<String, String> {
         json!({ "role": "user", "content": "Hi" }),
     ];
     let voice = Voice { format: &HERMES, tokens: Vec::new() };
-    ChatTemplate::new(template).map_err(told)?.render(&messages, &[], &voice).map_err(told)
+    let conversation = Conversation { messages: messages.to_vec(), ..Conversation::default() };
+    let template = ChatTemplate::new(template).map_err(told)?;
+    template.render(&conversation, &serde_json::Map::new(), &voice).map_err(told)
 }
 
 /// What a template does with a list that it nested deeply.
