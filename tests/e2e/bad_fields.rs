@@ -133,10 +133,6 @@ fn out_of_range() -> Vec<Row> {
             "structured_outputs.structural_tag",
         ),
         (
-            json!({ "tools": [strict(tool("a"))], "tool_choice": "auto" }),
-            "tools[0].function.strict",
-        ),
-        (
             json!({ "tools": [tool("a")], "tool_choice": "required", "guided_regex": "a+" }),
             "guided_regex",
         ),
@@ -359,11 +355,6 @@ fn user(content: &str) -> Value {
 
 fn tool(name: &str) -> Value {
     json!({ "type": "function", "function": { "name": name } })
-}
-
-fn strict(mut tool: Value) -> Value {
-    tool["function"]["strict"] = json!(true);
-    tool
 }
 
 fn content_part(part: &Value) -> Value {

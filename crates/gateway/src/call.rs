@@ -43,8 +43,6 @@ pub(crate) struct Call {
     pub(crate) bad_words: Vec<String>,
     /// The field that asks for a form, if one does.
     pub(crate) format_field: Option<String>,
-    /// The field that asks that calls keep to their schemas, if one does.
-    pub(crate) strict_field: Option<String>,
     /// What may be called.
     pub(crate) tools: Option<Arc<Tools>>,
     pub(crate) priority: Priority,
@@ -131,7 +129,6 @@ impl Call {
             output,
             bad_words: wording::bad_words(fields)?,
             format_field,
-            strict_field: tools::strict_field(fields),
             tools: None,
             priority: priority(fields)?,
             reproducible: sampling.temperature == 0.0 || seed.is_some(),

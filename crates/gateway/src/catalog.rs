@@ -254,10 +254,8 @@ impl Catalog {
 fn output(model: &Model, call: &Call) -> Result<OutputRules, Failure> {
     let Some(tools) = &call.tools else { return Ok(call.output.clone()) };
     let answer = match (&tools.choice, &call.output.format) {
-        // As it likes, and in no form: nothing to hold it to.
-        (ToolChoice::Auto, Format::Text) => {
-            return words::refuse_strict(call).map(|()| call.output.clone());
-        }
+        // As it likes, and in no form: nothing to hold it to. Libraries set `strict` whatever the choice, and mean it as a wish.
+        (ToolChoice::Auto, Format::Text) => return Ok(call.output.clone()),
         (ToolChoice::Auto, Format::JsonObject) => Some(json!({ "type": "object" })),
         (ToolChoice::Auto, Format::JsonSchema(schema)) => serde_json::from_str(schema).ok(),
         (ToolChoice::Auto, Format::Regex(_) | Format::Choice(_) | Format::Grammar(_)) => {

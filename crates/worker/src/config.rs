@@ -126,6 +126,8 @@ pub struct EngineSettings {
     pub compute_threads: Option<u32>,
     /// Whether tokens that can be looked up in a sequence's own text are computed before they are known.
     pub lookup: Option<bool>,
+    /// Memory for keeping outputs in their formats, in bytes.
+    pub format_bytes: Option<u64>,
 }
 
 /// What a worker serves, checked.
@@ -257,6 +259,7 @@ impl EngineSettings {
             prefill_chunk,
             compute_threads,
             lookup,
+            format_bytes,
         } = self;
         EngineConfig {
             kv_bytes,
@@ -266,6 +269,7 @@ impl EngineSettings {
             prefill_chunk: prefill_chunk.unwrap_or(default.prefill_chunk),
             compute_threads: compute_threads.unwrap_or(default.compute_threads),
             lookup: lookup.unwrap_or(default.lookup),
+            format_bytes: format_bytes.unwrap_or(default.format_bytes),
             ..default
         }
     }

@@ -405,6 +405,14 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_may_hold_any_character() {
+        let all: String = (1..128).map(char::from).collect();
+        let language = language(&Format::Choice([format!("{all}日本")].into()));
+        let (said, _) = follow(&language, Memory::new(1 << 30).hold(share(1), 0), 4096);
+        assert!(said.len() > 30, "{} tokens", said.len());
+    }
+
+    #[test]
     fn a_guide_that_takes_too_much_says_so_and_what_to_do() {
         let language = language(&Format::JsonObject);
         let hold = Memory::new(1 << 30).hold(share(1), 0);

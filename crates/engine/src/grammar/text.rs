@@ -168,7 +168,8 @@ fn alternatives(texts: &[String]) -> String {
             expression.push('|');
         }
         for char in text.chars() {
-            if char.is_ascii_punctuation() {
+            // Escaped, these two mean where words begin and end.
+            if char.is_ascii_punctuation() && !matches!(char, '<' | '>') {
                 expression.push('\\');
             }
             expression.push(char);

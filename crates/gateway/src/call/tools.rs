@@ -41,13 +41,6 @@ pub(crate) fn tools(fields: &Fields<'_>) -> Result<Option<Tools>, Failure> {
     Ok(choice.map(|choice| Tools { functions, choice, parallel }))
 }
 
-/// The first function of whose calls it is asked that their arguments keep to its schema, if there is one.
-pub(super) fn strict_field(fields: &Fields<'_>) -> Option<String> {
-    let list = fields.value("tools")?.as_array()?;
-    let strict = |tool: &Value| tool.pointer("/function/strict") == Some(&Value::Bool(true));
-    list.iter().position(strict).map(|at| format!("tools[{at}].function.strict"))
-}
-
 fn function(at: &str, tool: &Value) -> Result<Function, Failure> {
     let tool_fields = Fields::of(tool, at)?;
     let kind = tool_fields.required_text("type")?;

@@ -44,15 +44,6 @@ fn refuse_joined(call: &Call, output: &OutputRules) -> Result<(), Failure> {
     Err(Failure::invalid(field, message))
 }
 
-/// Nothing holds a model to schemas that writes as it likes.
-pub(super) fn refuse_strict(call: &Call) -> Result<(), Failure> {
-    let Some(field) = &call.strict_field else { return Ok(()) };
-    let message = format!(
-        "`{field}` is kept to where `tool_choice` is \"required\" or names a function; set that, or leave `strict` out"
-    );
-    Err(Failure::invalid(field.clone(), message))
-}
-
 /// A form of all of an answer cannot be kept to by one that is calls alone. What `OpenAI` calls a format is one of the
 /// content, and there is none.
 pub(super) fn refuse_form_of_nothing(call: &Call) -> Result<(), Failure> {
