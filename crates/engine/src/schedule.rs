@@ -18,12 +18,12 @@ pub(crate) struct Need {
 
 impl Need {
     /// Whether it could compute anything.
-    pub(crate) const fn is_ready(&self) -> bool {
+    pub(crate) const fn is_ready(self) -> bool {
         !self.paused && self.pending > 0
     }
 
     /// Whether it could compute more of its prompt.
-    pub(crate) const fn is_prompt(&self) -> bool {
+    pub(crate) const fn is_prompt(self) -> bool {
         !self.paused && self.pending > 1
     }
 }
