@@ -200,8 +200,9 @@ impl Gateway {
                     }
                     let delta = outputs[at].push(&ids, &logprobs);
                     tell(reply, exchange, at, delta).await?;
-                    if outputs[at].is_stopped() {
-                        sequences.stop(at, FinishReason::Stop);
+                    if let Some(kept) = outputs[at].is_complete_with() {
+                        // Workers tell tokens in lots; what comes after the end is nobody's but ours.
+                        sequences.stop_after(at, kept);
                     }
                 }
                 Piece::Finished(finish) => {

@@ -24,6 +24,8 @@ pub(super) struct Output {
     raw: String,
     told: Told,
     stopped: bool,
+    /// Tokens that it took in: all up to the one that completed it.
+    taken: u32,
 }
 
 /// What is told of tokens whose text is not shown yet.
@@ -57,13 +59,14 @@ impl Output {
             raw: String::new(),
             told: Told::default(),
             stopped: false,
+            taken: 0,
             model,
         }
     }
 
-    /// Whether it is to end here, whatever the model would say.
-    pub(super) const fn is_stopped(&self) -> bool {
-        self.stopped
+    /// How many tokens it is complete with, if it is to end there, whatever the model would say.
+    pub(super) fn is_complete_with(&self) -> Option<u32> {
+        self.stopped.then_some(self.taken)
     }
 
     /// Takes in new tokens.
@@ -73,6 +76,7 @@ impl Output {
             if self.stopped {
                 break;
             }
+            self.taken += 1;
             let fresh = self.detokenizer.push(&[*id]);
             if let Some(log) = &mut self.tokens {
                 log.push(&self.model, *id, logprobs.get(at), &fresh);
