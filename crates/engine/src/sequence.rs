@@ -407,3 +407,72 @@ pub(crate) fn wake_interval(readers: usize) -> Duration {
 const WAKE_PACE: Duration = Duration::from_micros(1_250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(outlet: &mut Outlet, phase: Phase, nanos: u64) {
+        outlet.spend(phase, GpuTime::from_nanos(nanos));
+        outlet.send(7, None, Duration::ZERO);
+    }
+
+    /// A sequence of three tokens after `generated` others, each of whose steps took ten times the one before.
+    fn three_tokens(generated: u32) -> (Arc<Inbox>, Sequence, Outlet) {
+        let inbox = Arc::new(Inbox::new(1));
+        let usage = Usage { completion_tokens: generated, ..Usage::default() };
+        let (sequence, mut outlet) = line(&inbox, 100, usage);
+        step(&mut outlet, Phase::Prefill, 1);
+        step(&mut outlet, Phase::Decode, 10);
+        step(&mut outlet, Phase::Decode, 100);
+        outlet.spend(Phase::Decode, GpuTime::from_nanos(1000));
+        (inbox, sequence, outlet)
+    }
+
+    /// The last event's prefill, decode and billable time.
+    async fn told(sequence: &mut Sequence) -> (u64, u64, u64) {
+        loop {
+            if let Some(Event::Finished { usage, .. }) = sequence.next().await {
+                let Usage { times, gpu, .. } = usage;
+                return (times.prefill.nanos(), times.decode.nanos(), gpu.nanos());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_tokens_a_reader_keeps_is_written_off() {
+        for (generated, kept, left) in [
+            (0, 1, (1, 0, 1)),
+            (0, 2, (1, 10, 11)),
+            (5, 7, (1, 10, 11)),
+            (5, 5, (0, 0, 0)),
+            (5, 2, (0, 0, 0)),
+            (0, 9, (1, 1110, 1111)),
+        ] {
+            let (_, mut sequence, outlet) = three_tokens(generated);
+            sequence.stop_after(FinishReason::Stop, kept);
+            let written_off = outlet.finish(FinishReason::Stop);
+            assert_eq!(told(&mut sequence).await, left, "{kept} kept after {generated}");
+            assert_eq!(written_off.overrun.nanos() + left.2, 1111);
+        }
+    }
+
+    #[tokio::test]
+    async fn that_holds_for_one_that_ended_by_itself_until_its_end_was_read() {
+        let (inbox, mut sequence, outlet) = three_tokens(0);
+        assert_eq!(outlet.finish(FinishReason::Length), WrittenOff::default());
+        sequence.stop_after(FinishReason::Stop, 2);
+        assert_eq!(told(&mut sequence).await, (1, 10, 11));
+        sequence.stop_after(FinishReason::Stop, 1);
+        assert_eq!(inbox.orders().written_off.overrun.nanos(), 1100);
+    }
+
+    #[test]
+    fn time_that_is_written_off_twice_over_is_written_off_once() {
+        let (_, sequence, outlet) = three_tokens(0);
+        sequence.stop_after(FinishReason::Stop, 2);
+        drop(sequence);
+        let WrittenOff { abandoned, hedge, overrun } = outlet.finish(FinishReason::Stop);
+        assert_eq!((abandoned.nanos(), hedge.nanos(), overrun.nanos()), (11, 0, 1100));
+    }
+}

@@ -165,6 +165,8 @@ impl Gateway {
         self.metrics().redone(used.usage.times.recompute.nanos());
         let (relayed, raw) = relayed?;
         let finish = relayed.finish();
+        // What is kept is text, which does not say that a call in it was cut.
+        let leader = leader.filter(|_| !relayed.last().1.call_is_cut);
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, finish) {
             let Usage { prompt_tokens, completion_tokens, .. } = used.usage;
             let kept = CachedAnswer { text: raw, finish, prompt_tokens, completion_tokens };

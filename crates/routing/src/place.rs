@@ -334,7 +334,10 @@ impl Router {
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),
         };
-        count(&self.counters.retried);
+        // What no worker can make sense of is not asked again.
+        if !matches!(error, WorkerError::Invalid(_) | WorkerError::Format(_)) {
+            count(&self.counters.retried);
+        }
         match error {
             WorkerError::Invalid(_) | WorkerError::Format(_) => Err(Refusal::Final(error)),
             WorkerError::Full { retry_in } => {

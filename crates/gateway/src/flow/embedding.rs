@@ -101,7 +101,8 @@ async fn conclude(
     receipt: &Receipt,
 ) -> Result<(), Failure> {
     let entry = &receipt.entry;
-    let end = Ending { finish: FinishReason::Stop, usage: entry.usage, charge: entry.charge };
+    let (usage, charge) = (entry.usage, entry.charge);
+    let end = Ending { finish: FinishReason::Stop, usage, charge, own_bound: None };
     reply.costs(&end);
     let numbers: usize = vectors.iter().map(Vec::len).sum();
     let answer = if numbers <= FEW_NUMBERS {

@@ -24,6 +24,8 @@ pub(super) struct Output {
     raw: String,
     told: Told,
     stopped: bool,
+    /// A stop string was met within a call.
+    call_is_cut: bool,
     /// Tokens that it took in: all up to the one that completed it.
     taken: u32,
 }
@@ -51,14 +53,16 @@ impl Output {
         let voice = model.voice();
         let tools = exchange.tools.as_ref().map(|tools| ToolParser::new(tools, voice));
         let visible = if tools.is_some() { voice.tokens.as_slice() } else { &[] };
+        let tells_tokens = exchange.job.output().logprobs.is_some();
         Self {
             detokenizer: Detokenizer::new(Arc::clone(&model)).showing(visible),
             stops: StopStrings::new(exchange.job.stop()),
             tools,
-            tokens: exchange.job.output().logprobs.map(|_| TokenLog::default()),
+            tokens: tells_tokens.then(TokenLog::default),
             raw: String::new(),
-            told: Told::default(),
+            told: Told { tells_tokens, ..Told::default() },
             stopped: false,
+            call_is_cut: false,
             taken: 0,
             model,
         }
@@ -108,6 +112,11 @@ impl Output {
             self.told.tokens.extend(rest.iter().cloned());
             delta.tokens.extend(rest);
         }
+        if self.call_is_cut {
+            // Half a call is none. A stream has told of it by now, and its end says that it is not whole.
+            self.told.calls.pop();
+            self.told.call_is_cut = true;
+        }
         // A stop string may be met in the very last token.
         self.told.finish = if self.stopped { FinishReason::Stop } else { finish };
         delta
@@ -152,6 +161,7 @@ impl Output {
             return;
         };
         let parts = tools.push(&text);
+        self.call_is_cut |= self.stopped && tools.is_within_call();
         self.stopped |= tools.is_complete();
         self.take_in(parts, delta);
     }
