@@ -132,7 +132,7 @@ mod tests {
     use crate::call::Prompt;
     use crate::text::ModelText;
 
-    const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+    const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}";
     const END_OF_TURN: u32 = 4089;
 
     fn demo() -> ModelText {
