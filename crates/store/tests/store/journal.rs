@@ -131,7 +131,7 @@ async fn what_is_kept_is_for_its_owner_alone() {
     }
     drop(stores);
     let database = data.join("tollgate.db");
-    std::fs::set_permissions(&database, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o644)).unwrap();
     settings.database().await.unwrap();
     assert_eq!(mode(&database), 0o600, "what others could read before they cannot any more");
 }

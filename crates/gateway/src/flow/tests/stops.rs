@@ -118,10 +118,8 @@ async fn the_bound_of_a_request_is_named_where_it_ends_the_answer() {
 
         let reply = world.chat(&asked).await;
 
-        let error = match stream {
-            true => chunks(&reply).last().unwrap()["error"].clone(),
-            false => body(&reply)["error"].clone(),
-        };
+        let told = if stream { chunks(&reply).last().unwrap().clone() } else { body(&reply) };
+        let error = &told["error"];
         assert_eq!(
             (&error["param"], &error["code"]),
             (&json!("max_cost_usd"), &json!("own_bound_exceeded"))
