@@ -77,6 +77,28 @@ fn wrong_types() -> Vec<Row> {
     ]
 }
 
+/// What the demo model, its template or this gateway has nothing for.
+fn beyond_us() -> Vec<Row> {
+    vec![
+        (json!({ "documents": [{ "text": "x" }] }), "documents"),
+        (json!({ "echo": true }), "echo"),
+        (json!({ "use_beam_search": true }), "use_beam_search"),
+        (json!({ "length_penalty": 2 }), "length_penalty"),
+        (json!({ "early_stopping": true }), "early_stopping"),
+        (json!({ "prompt_logprobs": 1 }), "prompt_logprobs"),
+        (json!({ "return_tokens_as_token_ids": true }), "return_tokens_as_token_ids"),
+        (json!({ "detokenize": false }), "detokenize"),
+        (
+            json!({ "structured_outputs": { "structural_tag": "{}" } }),
+            "structured_outputs.structural_tag",
+        ),
+        (
+            json!({ "tools": [tool("a")], "tool_choice": "required", "guided_regex": "a+" }),
+            "guided_regex",
+        ),
+    ]
+}
+
 fn out_of_range() -> Vec<Row> {
     vec![
         (json!({ "max_tokens": 0 }), "max_tokens"),
@@ -119,22 +141,6 @@ fn out_of_range() -> Vec<Row> {
         (
             json!({ "continue_final_message": true, "add_generation_prompt": true }),
             "continue_final_message",
-        ),
-        (json!({ "documents": [{ "text": "x" }] }), "documents"),
-        (json!({ "echo": true }), "echo"),
-        (json!({ "use_beam_search": true }), "use_beam_search"),
-        (json!({ "length_penalty": 2 }), "length_penalty"),
-        (json!({ "early_stopping": true }), "early_stopping"),
-        (json!({ "prompt_logprobs": 1 }), "prompt_logprobs"),
-        (json!({ "return_tokens_as_token_ids": true }), "return_tokens_as_token_ids"),
-        (json!({ "detokenize": false }), "detokenize"),
-        (
-            json!({ "structured_outputs": { "structural_tag": "{}" } }),
-            "structured_outputs.structural_tag",
-        ),
-        (
-            json!({ "tools": [tool("a")], "tool_choice": "required", "guided_regex": "a+" }),
-            "guided_regex",
         ),
         (json!({ "n": 9 }), "n"),
         (json!({ "n": 0 }), "n"),
@@ -195,7 +201,7 @@ async fn a_bad_field_is_a_400_that_names_it() -> anyhow::Result<()> {
     let serve = Serve::start().await?;
     let mut wrong = Vec::new();
 
-    for (change, param) in wrong_types().into_iter().chain(out_of_range()) {
+    for (change, param) in wrong_types().into_iter().chain(out_of_range()).chain(beyond_us()) {
         let reply = serve.api().chat(&with(who(), &change)).await?;
         wrong.extend(complaint(&change, &reply, 400, param));
     }

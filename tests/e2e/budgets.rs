@@ -37,7 +37,7 @@ async fn a_whole_answer_ends_at_the_last_token_its_budget_pays_for() -> anyhow::
 
     let answer = reply.json();
     assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
-    assert_eq!(answer["error"]["code"], "budget_exceeded", "{answer}");
+    assert_eq!(answer["error"]["code"], "insufficient_quota", "{answer}");
     let paid = reply.charge().expect("the answer tells the charge");
     assert!(paid <= budget && paid * 100 >= budget * 99, "{paid} of {budget}");
     check_spent(&serve, &key).await
@@ -91,7 +91,7 @@ async fn check_many(serve: &Serve, key: &Key, budget: i64) -> anyhow::Result<()>
             _ => assert_eq!(reply.error()["code"], "insufficient_quota", "{}", reply.body),
         }
         if reply.status == 200 {
-            assert!(reply.body.contains("budget_exceeded"), "{}", reply.body);
+            assert!(reply.body.contains("insufficient_quota"), "{}", reply.body);
         }
     }
 
@@ -106,7 +106,7 @@ fn check_ended_by_budget(told: &Told) {
     assert!(told.done, "{told:?}");
     assert_eq!(told.finish_reason(), Some("length"), "{told:?}");
     let last = told.events.last().expect("there are events");
-    assert_eq!(last["error"]["code"], "budget_exceeded", "{last}");
+    assert_eq!(last["error"]["code"], "insufficient_quota", "{last}");
 }
 
 /// Nothing more is admitted, and a client is told not to try again.

@@ -33,6 +33,7 @@ mod questions;
 mod raw;
 mod restarts;
 mod settled;
+mod stops;
 mod tls;
 mod tokens;
 mod upgrades;

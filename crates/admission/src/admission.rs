@@ -180,14 +180,18 @@ fn check_own_bound(job: &Job, least: &Quantity) -> Result<(), AdmitError> {
     let OwnBound { money, gpu } = *job.bound();
     if let Some(bound) = money.filter(|bound| *bound < least.money) {
         let (least, bound) = (Amount::Money(least.money), Amount::Money(bound));
-        return Err(AdmitError::LargerThanOwnBound { field: "max_cost_usd", least, bound });
+        return Err(AdmitError::LargerThanOwnBound { field: MAX_COST, least, bound });
     }
     if let Some(bound) = gpu.filter(|bound| *bound < least.gpu) {
         let (least, bound) = (Amount::GpuTime(least.gpu), Amount::GpuTime(bound));
-        return Err(AdmitError::LargerThanOwnBound { field: "max_gpu_ms", least, bound });
+        return Err(AdmitError::LargerThanOwnBound { field: MAX_GPU, least, bound });
     }
     Ok(())
 }
+
+/// The fields of a request that bound what it may spend.
+pub(crate) const MAX_COST: &str = "max_cost_usd";
+pub(crate) const MAX_GPU: &str = "max_gpu_ms";
 
 /// The caller's own bound; the largest amounts there are where it has none.
 pub(crate) fn bound_of(job: &Job) -> Quantity {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::{Charge, FinishReason, GpuTime, HoldId, Job, NanoUsd, Price, Usage, Work};
 
+use crate::admission::{MAX_COST, MAX_GPU};
 use crate::admission::{Shared, bound_of};
 use crate::claims::Quantity;
 use crate::ledger::{Admitted, Entry, Outcome};
@@ -144,6 +145,18 @@ impl Permit {
     pub fn so_far(&self) -> (Usage, Charge) {
         let lease = self.with_lease(|lease| *lease);
         (lease.usage, Charge { cost: lease.cost, charge: self.due(&lease).0 })
+    }
+
+    /// The field of the request that lets its output become no longer, if that is what it says it may spend.
+    pub fn own_bound_reached(&self) -> Option<&'static str> {
+        let lease = self.with_lease(|lease| *lease);
+        let least = self.needed(&lease, lease.allowance.saturating_add(1)).beyond(&lease.held);
+        let over = least.beyond(&self.bound.beyond(&lease.held));
+        match (over.money > NanoUsd::ZERO, over.gpu > GpuTime::ZERO) {
+            (true, _) => Some(MAX_COST),
+            (false, true) => Some(MAX_GPU),
+            (false, false) => None,
+        }
     }
 
     /// Holds another slice, or says why not: without an answer a hard budget gives nothing.

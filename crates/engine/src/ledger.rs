@@ -24,13 +24,16 @@ pub(crate) struct WrittenOff {
     pub(crate) abandoned: GpuTime,
     /// Another worker was faster.
     pub(crate) hedge: GpuTime,
+    /// It followed what its reader keeps.
+    pub(crate) overrun: GpuTime,
 }
 
 impl std::ops::AddAssign for WrittenOff {
     fn add_assign(&mut self, more: Self) {
-        let Self { abandoned, hedge } = more;
+        let Self { abandoned, hedge, overrun } = more;
         self.abandoned += abandoned;
         self.hedge += hedge;
+        self.overrun += overrun;
     }
 }
 
@@ -114,10 +117,11 @@ impl Ledger {
 
     /// Writes off time that was booked on sequences.
     pub(crate) fn write_off(&mut self, time: WrittenOff) {
-        let WrittenOff { abandoned, hedge } = time;
+        let WrittenOff { abandoned, hedge, overrun } = time;
         self.accounts.requests = self.accounts.requests - abandoned - hedge;
         self.accounts.abandoned += abandoned;
         self.accounts.hedge += hedge;
+        self.excuse(overrun);
     }
 
     fn lap(&mut self) -> GpuTime {

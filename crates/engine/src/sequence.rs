@@ -61,6 +61,29 @@ impl Sequence {
         }
     }
 
+    /// Ends the sequence as `stop` does; `next` yields `Finished` with a usage whose time ends with the `kept`th token of
+    /// the output. What it took after that is overhead, even if it ended by itself before, unless that was read.
+    pub fn stop_after(&self, reason: FinishReason, kept: u32) {
+        let mut mailbox = self.line.lock();
+        if mailbox.stop.is_some() {
+            return;
+        }
+        match std::mem::replace(&mut mailbox.end, End::Open) {
+            End::Open => {
+                (mailbox.stop, mailbox.kept) = (Some(reason), Some(kept));
+                drop(mailbox);
+                self.inbox.ring();
+            }
+            End::Due(Event::Finished { reason, mut usage }) if !mailbox.waived => {
+                let overrun = mailbox.cut(&mut usage, kept);
+                mailbox.end = End::Due(Event::Finished { reason, usage });
+                drop(mailbox);
+                self.inbox.write_off(WrittenOff { overrun, ..WrittenOff::default() });
+            }
+            end => mailbox.end = end,
+        }
+    }
+
     /// Ends the sequence as `stop` does, because another worker was faster: what it took is a hedge's, even if it
     /// ended by itself before, and even if that was read.
     pub fn waive(&self) {
@@ -135,6 +158,9 @@ pub(crate) struct Wish {
 pub(crate) fn line(inbox: &Arc<Inbox>, allowance: u32, usage: Usage) -> (Sequence, Outlet) {
     let mailbox = Mailbox {
         first: usage.completion_tokens,
+        begins: usage.completion_tokens,
+        spent: Vec::new(),
+        kept: None,
         ids: Vec::new(),
         logprobs: Vec::new(),
         gpu: GpuTime::ZERO,
@@ -196,6 +222,7 @@ impl Outlet {
     pub(crate) fn send(&mut self, id: u32, logprobs: Option<Logprobs>, interval: Duration) {
         self.usage.completion_tokens += 1;
         let mut mailbox = self.line.lock();
+        mailbox.spent.push(self.usage.gpu);
         mailbox.ids.push(id);
         mailbox.logprobs.extend(logprobs);
         let waits_for_reader = self.usage.completion_tokens >= mailbox.allowance;
@@ -210,8 +237,12 @@ impl Outlet {
 
     /// Ends the sequence. Returns the billable time that is now not its reader's.
     pub(crate) fn finish(mut self, reason: FinishReason) -> WrittenOff {
-        let usage = self.final_usage();
-        self.end(Event::Finished { reason, usage })
+        let mut usage = self.final_usage();
+        let overrun = self.line.lock().overrun(&mut usage);
+        self.usage = usage;
+        let mut written_off = self.end(Event::Finished { reason, usage });
+        written_off.overrun += overrun;
+        written_off
     }
 
     /// The same for a sequence that cannot go on.
@@ -276,6 +307,10 @@ impl Line {
 struct Mailbox {
     /// Output index of `ids[0]`.
     first: u32,
+    /// Output index of the first token that was produced here.
+    begins: u32,
+    /// What had been spent when each token from there on was told; steps are booked before their tokens are told.
+    spent: Vec<GpuTime>,
     ids: Vec<u32>,
     /// One for each of `ids`, or none.
     logprobs: Vec<Logprobs>,
@@ -284,6 +319,8 @@ struct Mailbox {
     cached: u32,
     allowance: u32,
     stop: Option<FinishReason>,
+    /// Tokens of the output that count, if it is to stop and not all of them do.
+    kept: Option<u32>,
     /// Nobody reads any more.
     gone: bool,
     /// Another worker was faster. Its time is written off if it has ended, and will be if it has not.
@@ -308,6 +345,26 @@ enum Taken {
 }
 
 impl Mailbox {
+    /// Takes out of `usage` what was spent after the tokens that its reader said it keeps.
+    fn overrun(&self, usage: &mut Usage) -> GpuTime {
+        self.kept.map_or(GpuTime::ZERO, |kept| self.cut(usage, kept))
+    }
+
+    /// Takes out of `usage` what was spent after the `kept`th token of the output.
+    fn cut(&self, usage: &mut Usage, kept: u32) -> GpuTime {
+        let until = match kept.checked_sub(self.begins) {
+            None | Some(0) => GpuTime::ZERO,
+            Some(own) => self.spent.get(own as usize - 1).copied().unwrap_or(usage.gpu),
+        };
+        let overrun = usage.gpu - until.min(usage.gpu);
+        usage.gpu = usage.gpu - overrun;
+        // The first token comes out of the prompt's own step, so it is decoding that goes on for too long.
+        let decode = overrun.min(usage.times.decode);
+        usage.times.decode = usage.times.decode - decode;
+        usage.times.prefill = usage.times.prefill - (overrun - decode);
+        overrun
+    }
+
     fn take(&mut self) -> Taken {
         if !self.ids.is_empty() {
             let ids = std::mem::take(&mut self.ids);
@@ -350,3 +407,72 @@ pub(crate) fn wake_interval(readers: usize) -> Duration {
 const WAKE_PACE: Duration = Duration::from_micros(1_250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(outlet: &mut Outlet, phase: Phase, nanos: u64) {
+        outlet.spend(phase, GpuTime::from_nanos(nanos));
+        outlet.send(7, None, Duration::ZERO);
+    }
+
+    /// A sequence of three tokens after `generated` others, each of whose steps took ten times the one before.
+    fn three_tokens(generated: u32) -> (Arc<Inbox>, Sequence, Outlet) {
+        let inbox = Arc::new(Inbox::new(1));
+        let usage = Usage { completion_tokens: generated, ..Usage::default() };
+        let (sequence, mut outlet) = line(&inbox, 100, usage);
+        step(&mut outlet, Phase::Prefill, 1);
+        step(&mut outlet, Phase::Decode, 10);
+        step(&mut outlet, Phase::Decode, 100);
+        outlet.spend(Phase::Decode, GpuTime::from_nanos(1000));
+        (inbox, sequence, outlet)
+    }
+
+    /// The last event's prefill, decode and billable time.
+    async fn told(sequence: &mut Sequence) -> (u64, u64, u64) {
+        loop {
+            if let Some(Event::Finished { usage, .. }) = sequence.next().await {
+                let Usage { times, gpu, .. } = usage;
+                return (times.prefill.nanos(), times.decode.nanos(), gpu.nanos());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_tokens_a_reader_keeps_is_written_off() {
+        for (generated, kept, left) in [
+            (0, 1, (1, 0, 1)),
+            (0, 2, (1, 10, 11)),
+            (5, 7, (1, 10, 11)),
+            (5, 5, (0, 0, 0)),
+            (5, 2, (0, 0, 0)),
+            (0, 9, (1, 1110, 1111)),
+        ] {
+            let (_, mut sequence, outlet) = three_tokens(generated);
+            sequence.stop_after(FinishReason::Stop, kept);
+            let written_off = outlet.finish(FinishReason::Stop);
+            assert_eq!(told(&mut sequence).await, left, "{kept} kept after {generated}");
+            assert_eq!(written_off.overrun.nanos() + left.2, 1111);
+        }
+    }
+
+    #[tokio::test]
+    async fn that_holds_for_one_that_ended_by_itself_until_its_end_was_read() {
+        let (inbox, mut sequence, outlet) = three_tokens(0);
+        assert_eq!(outlet.finish(FinishReason::Length), WrittenOff::default());
+        sequence.stop_after(FinishReason::Stop, 2);
+        assert_eq!(told(&mut sequence).await, (1, 10, 11));
+        sequence.stop_after(FinishReason::Stop, 1);
+        assert_eq!(inbox.orders().written_off.overrun.nanos(), 1100);
+    }
+
+    #[test]
+    fn time_that_is_written_off_twice_over_is_written_off_once() {
+        let (_, sequence, outlet) = three_tokens(0);
+        sequence.stop_after(FinishReason::Stop, 2);
+        drop(sequence);
+        let WrittenOff { abandoned, hedge, overrun } = outlet.finish(FinishReason::Stop);
+        assert_eq!((abandoned.nanos(), hedge.nanos(), overrun.nanos()), (11, 0, 1100));
+    }
+}

@@ -1,6 +1,7 @@
 //! What a client asked for, as an endpoint understood it: checked, not yet matched to a model.
 
 mod conversation;
+mod dollars;
 mod reading;
 mod refused;
 mod rules;
@@ -72,9 +73,13 @@ impl Prompt {
         }
     }
 
-    /// The request field it came from.
-    pub(crate) const fn field(&self) -> &'static str {
+    /// The request field it came from, or most of it.
+    pub(crate) fn field(&self) -> &'static str {
+        let bytes = |values: &[Value]| values.iter().map(text_bytes).sum::<usize>();
         match self {
+            Self::Chat(Conversation { messages, tools, .. }) if bytes(tools) > bytes(messages) => {
+                "tools"
+            }
             Self::Chat(_) => "messages",
             Self::Text(_) | Self::Tokens(_) => "prompt",
         }
@@ -231,7 +236,7 @@ pub(crate) fn token_ids(path: &str, list: &[Value]) -> Result<Vec<u32>, Failure>
 }
 
 fn dollars(text: &str) -> Result<NanoUsd, Failure> {
-    NanoUsd::parse_dollars(text.trim()).ok_or_else(|| {
+    dollars::amount(text.trim()).ok_or_else(|| {
         let message = format!(
             "`{MAX_COST}` must be an amount in dollars with at most nine decimals, such as 0.05, not `{text}`"
         );

@@ -241,6 +241,13 @@ impl Catalog {
             bound: call.bound,
         };
         let job = Job::new(parts).map_err(|error| Failure::no_job(&error, field))?;
+        let (least, most) = (job.output().min_tokens, job.max_output());
+        if least > most {
+            let message = format!(
+                "`min_tokens` is {least}, and after this prompt there is room for {most} tokens"
+            );
+            return Err(Failure::invalid("min_tokens", message));
+        }
         Ok((model, job))
     }
 

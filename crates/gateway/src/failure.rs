@@ -18,6 +18,8 @@ pub(crate) struct Failure {
     message: String,
     /// The field of the request that is to blame.
     param: Option<String>,
+    /// What it is called, where that is not what its kind is.
+    code: Option<&'static str>,
     retry_in: Option<Duration>,
     /// The rate that refuses, if one does.
     rate: Option<Box<RateShown>>,
@@ -99,6 +101,7 @@ impl Failure {
             kind,
             message: message.into(),
             param: None,
+            code: None,
             retry_in: None,
             rate: None,
             source: None,
@@ -192,6 +195,7 @@ impl Failure {
     /// The error object of `OpenAI`'s API, with the request id beside it.
     pub(crate) fn body(&self, request: RequestId) -> Value {
         let Appearance { error_type, code, .. } = appearance(self.kind);
+        let code = self.code.or(code);
         json!({
             "error": {
                 "message": self.message,
@@ -213,7 +217,14 @@ impl From<AdmitError> for Failure {
             }
             AdmitError::ModelForbidden { .. } => Self::of(kind, error.to_string()).blaming("model"),
             AdmitError::LargerThanOwnBound { field, .. } => {
-                Self::of(kind, error.to_string()).blaming(field)
+                let failure = Self::of(kind, error.to_string()).blaming(field);
+                Self { code: Some(OWN_BOUND), ..failure }
+            }
+            AdmitError::Blocked { .. } => {
+                Self { code: Some("blocked"), ..Self::of(kind, error.to_string()) }
+            }
+            AdmitError::Expired { .. } if kind == ErrorKind::Forbidden => {
+                Self { code: Some("expired"), ..Self::of(kind, error.to_string()) }
             }
             AdmitError::LimitReached { limit, max, retry_in: reset_in, .. } => {
                 let rate = RateShown::of(limit, max, reset_in).map(Box::new);
@@ -247,6 +258,8 @@ impl Failure {
     }
 }
 
+/// What it is called that a request is not to cost as much as it would.
+pub(crate) const OWN_BOUND: &str = "own_bound_exceeded";
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -278,6 +291,18 @@ mod tests {
         assert_eq!(body["error"]["code"], "context_length_exceeded");
         assert_eq!(body["error"]["param"], "messages");
         assert!(body["error"]["message"].as_str().unwrap().contains("64"));
+    }
+
+    #[test]
+    fn who_is_blocked_is_not_told_that_a_model_is_not_allowed() {
+        let code = |error: AdmitError| {
+            Failure::from(error).body(RequestId::generate())["error"]["code"].clone()
+        };
+        let (scope, model) =
+            (domain::ScopeId::Key(domain::KeyId::generate()), domain::ModelName::new("a"));
+        assert_eq!(code(AdmitError::Blocked { scope }), "blocked");
+        assert_eq!(code(AdmitError::Expired { scope }), "invalid_api_key");
+        assert_eq!(code(AdmitError::ModelForbidden { model }), "model_not_allowed");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
         if !value.is_number() || value.as_f64().is_some_and(|number| number.fract() != 0.0) {
             return Err(wrong_type(&path, "an integer", value));
         }
-        match value.as_i64().filter(|number| range.contains(number)) {
+        match whole(value).filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
             None => Err(out_of_range(&path, value, range.start(), range.end())),
         }
@@ -119,6 +119,12 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A whole number, also where it is written as `1.0` or `1e3`.
+fn whole(value: &Value) -> Option<i64> {
+    let exact = |number: &f64| number.fract() == 0.0 && number.abs() <= LARGEST_EXACT;
+    value.as_i64().or_else(|| value.as_f64().filter(exact).map(|number| number as i64))
+}
+
 /// A value of the wrong type at `path`.
 pub(crate) fn wrong_type(path: &str, expected: &str, found: &Value) -> Failure {
     Failure::invalid(path, format!("`{path}` must be {expected}, not {}", name_of(found)))
@@ -136,5 +142,28 @@ fn name_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+/// All whole numbers up to this one are told apart where numbers are not whole: 2 to the 53rd.
+const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+        let read = |value: Value| {
+            let body = json!({ "n": value });
+            let fields = Fields::of(&body, "").unwrap();
+            fields.integer("n", 1..=5000).map_err(|failure| failure.cause())
+        };
+        assert_eq!(read(json!(1.0)), Ok(Some(1)));
+        assert_eq!(read(serde_json::from_str("5e3").unwrap()), Ok(Some(5000)));
+        assert!(read(json!(1.5)).unwrap_err().contains("an integer"));
+        assert!(read(json!(6000.0)).unwrap_err().contains("between 1 and 5000"));
+        assert!(read(json!(1e300)).unwrap_err().contains("between 1 and 5000"));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::call::{self, Call, Delivery, PRIORITY_HEADER};
-use crate::endpoints::{self, About, Action, Codec, Ending, Match, budget_error, usage};
+use crate::endpoints::{self, About, Action, Codec, Ending, Match, budget_error};
 use crate::failure::{Failure, RateUnit};
 use crate::gateway::Gateway;
 use crate::relay::{Exchange, Relayed};
@@ -84,9 +84,10 @@ impl Gateway {
             deadline,
         };
         let relayed = self.relay(reply, &exchange, &permit).await; // cache, else a worker; extends the lease as it goes
+        let own_bound = permit.own_bound_reached();
         let receipt = permit.settle(outcome(&relayed)).await; // one ledger row, whatever happened
         self.metrics().receipt(&receipt);
-        conclude(reply, &exchange, relayed?, &receipt).await?; // the last words, with what it cost
+        conclude(reply, &exchange, (relayed?, own_bound), &receipt).await?; // the last words, with what it cost
         Ok(Some(receipt))
     }
 
@@ -164,7 +165,7 @@ fn outcome(relayed: &Result<Relayed, Failure>) -> Outcome {
 async fn conclude(
     reply: &mut Reply,
     exchange: &Exchange,
-    relayed: Relayed,
+    (relayed, own_bound): (Relayed, Option<&'static str>),
     receipt: &Receipt,
 ) -> Result<(), Failure> {
     let Exchange { codec, about, .. } = exchange;
@@ -174,6 +175,7 @@ async fn conclude(
         usage: entry.usage,
         charge: entry.charge,
         reasoning_tokens: relayed.reasoning_tokens(),
+        own_bound,
     };
     match exchange.delivery {
         Delivery::Whole => {
@@ -185,7 +187,7 @@ async fn conclude(
             let mut closing = exchange.decorate(codec.closing(about, index, last));
             if !include_usage {
                 // A client that did not ask for another chunk gets none; it may still want the cost.
-                closing["usage"] = usage(&end);
+                closing["usage"] = endpoints::usage(&end);
             }
             let mut last = vec![closing];
             last.extend(last_chunk(exchange, &end, include_usage));
@@ -201,9 +203,9 @@ fn last_chunk(exchange: &Exchange, end: &Ending, include_usage: bool) -> Option<
         return None;
     }
     let mut last = exchange.codec.bare(&exchange.about);
-    last["usage"] = usage(end);
+    last["usage"] = endpoints::usage(end);
     if out_of_budget {
-        last["error"] = budget_error();
+        last["error"] = budget_error(end.own_bound);
     }
     Some(last)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Marks {
     closer: &'static str,
 }
 
-/// Every way there is: Qwen 3, DeepSeek R1 and most others; Magistral.
+/// Every way there is: Qwen 3, `DeepSeek` R1 and most others; Magistral.
 pub(crate) static MARKS: [Marks; 2] = [
     Marks { opener: "<think>", closer: "</think>" },
     Marks { opener: "[THINK]", closer: "[/THINK]" },

@@ -172,6 +172,8 @@ impl Gateway {
         self.metrics().redone(used.usage.times.recompute.nanos());
         let (relayed, raw) = relayed?;
         let finish = relayed.finish();
+        // What is kept is text, which does not say that a call in it was cut.
+        let leader = leader.filter(|_| !relayed.last().1.call_is_cut);
         if let (Some(leader), FinishReason::Stop | FinishReason::Length) = (leader, finish) {
             let Usage { prompt_tokens, completion_tokens, .. } = used.usage;
             let kept = CachedAnswer {
@@ -213,8 +215,9 @@ impl Gateway {
                     }
                     let delta = outputs[at].push(&ids, &logprobs);
                     tell(reply, exchange, at, delta).await?;
-                    if outputs[at].is_stopped() {
-                        sequences.stop(at, FinishReason::Stop);
+                    if let Some(kept) = outputs[at].is_complete_with() {
+                        // Workers tell tokens in lots; what comes after the end is nobody's but ours.
+                        sequences.stop_after(at, kept);
                     }
                 }
                 Piece::Finished(finish) => {

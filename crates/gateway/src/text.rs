@@ -3,12 +3,13 @@
 //! The gateway counts prompts exactly before they are admitted, so tokenizer and chat template
 //! live here, and come from the worker that serves the model: the two cannot disagree.
 
+mod detokenizer;
+mod literal;
 pub(crate) mod template;
 mod variables;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use domain::{ErrorKind, ModelFiles, Reasoning};
 use tokenizers::Tokenizer;
@@ -16,6 +17,8 @@ use tokenizers::Tokenizer;
 use crate::call::{Conversation, Prompt, PromptEnd};
 use crate::failure::Failure;
 use crate::reasoning::Thinking;
+pub(crate) use crate::text::detokenizer::Detokenizer;
+use crate::text::literal::Literals;
 use crate::text::template::ChatTemplate;
 use crate::tools::Voice;
 
@@ -33,6 +36,8 @@ pub(crate) struct ModelText {
     spells_bytes: bool,
     /// Bytes of the longest token: a text of `n` bytes has at least `n` divided by this tokens.
     longest_token: usize,
+    /// Texts that are control tokens where the template writes them, and letters where anybody else does.
+    literals: Literals,
 }
 
 /// A prompt in tokens.
@@ -78,7 +83,17 @@ impl ModelText {
         let decoder = tokenizer.get_decoder().and_then(|it| serde_json::to_string(it).ok());
         let spells_bytes = decoder.is_some_and(|decoder| decoder.contains("ByteLevel"));
         let longest_token = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Ok(Self { tokenizer, template, voice, thinking, special, spells_bytes, longest_token })
+        let literals = Literals::of(&tokenizer);
+        Ok(Self {
+            tokenizer,
+            template,
+            voice,
+            thinking,
+            special,
+            spells_bytes,
+            longest_token,
+            literals,
+        })
     }
 
     /// The tokens of `prompt`, with what the tokenizer puts around texts if `special_tokens` says so; refuses early
@@ -90,16 +105,17 @@ impl ModelText {
         context_length: u32,
     ) -> Result<Encoded, Failure> {
         let mut reasoning = Reasoning::AsText;
-        let (text, is_usual) = match prompt {
+        let (text, mark, is_usual) = match prompt {
             Prompt::Tokens(ids) => return Ok(Encoded { ids: ids.clone(), reasoning }),
-            Prompt::Text(text) => (text.clone(), true),
+            Prompt::Text(text) => (text.clone(), None, true),
             Prompt::Chat(conversation) => {
-                let text = self.render(conversation)?;
+                let marked = self.literals.mark(conversation)?;
+                let text = self.render(marked.as_ref().map_or(conversation, |(it, _)| it))?;
                 let goes_on = conversation.ending == PromptEnd::Open;
                 if let Some(thinking) = &self.thinking {
                     reasoning = thinking.after(&text, goes_on);
                 }
-                (text, false)
+                (text, marked.map(|(_, mark)| mark), false)
             }
         };
         let add_special_tokens = special_tokens.unwrap_or(is_usual);
@@ -111,19 +127,21 @@ impl ModelText {
             let failure = Failure::of(ErrorKind::ContextLengthExceeded, message);
             return Err(failure.blaming(prompt.field()));
         }
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
-        let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), reasoning })
+        let ids = match mark {
+            None => self.ids(&text, add_special_tokens)?,
+            Some(mark) => {
+                let piece =
+                    |(at, piece): (usize, &str)| self.ids(piece, add_special_tokens && at == 0);
+                let pieces = text.split(mark).enumerate().map(piece);
+                pieces.collect::<Result<Vec<Vec<u32>>, _>>()?.concat()
+            }
+        };
+        Ok(Encoded { ids, reasoning })
     }
 
     /// The runs of tokens that write `word` where it begins a text, and behind a space.
     pub(crate) fn runs_of(&self, word: &str) -> Result<Vec<Vec<u32>>, Failure> {
-        let run = |text: &str| {
-            let encoding = self.tokenizer.encode_fast(text, false);
-            let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
-            Ok::<_, Failure>(encoding.get_ids().to_vec())
-        };
-        let (alone, spaced) = (run(word)?, run(&format!(" {word}"))?);
+        let (alone, spaced) = (self.ids(word, false)?, self.ids(&format!(" {word}"), false)?);
         // A space that is a token of its own is part of no word.
         let differs = spaced.len() == alone.len() && spaced.first() != alone.first();
         let runs = [Some(alone), differs.then_some(spaced)].into_iter().flatten();
@@ -132,7 +150,11 @@ impl ModelText {
 
     /// The tokens of a whole text, with what the model's tokenizer puts around texts.
     pub(crate) fn tokens_of(&self, text: &str) -> Result<Vec<u32>, Failure> {
-        let encoding = self.tokenizer.encode_fast(text, true);
+        self.ids(text, true)
+    }
+
+    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Failure> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
         let encoding = encoding.map_err(|error| Failure::internal(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -155,18 +177,33 @@ impl ModelText {
     /// The bytes that a token stands for; they need not be whole characters.
     pub(crate) fn token_bytes(&self, id: u32) -> Vec<u8> {
         let Some(text) = self.tokenizer.id_to_token(id) else { return Vec::new() };
-        if self.tokenizer.get_added_tokens_decoder().contains_key(&id) {
+        if self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
             return text.into_bytes();
         }
         if self.spells_bytes {
             let bytes: Option<Vec<u8>> = text.chars().map(spelled_byte).collect();
             return bytes.unwrap_or_else(|| text.into_bytes());
         }
-        let byte = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-        match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        match fallback_byte(&text) {
             Some(byte) => vec![byte],
             None => text.replace('\u{2581}', " ").into_bytes(),
         }
+    }
+
+    /// The bytes that a token adds to a text, whatever stands before it; `None` if that matters.
+    fn own_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let Some(text) = self.tokenizer.id_to_token(id) else { return Some(Vec::new()) };
+        let added = self.tokenizer.get_added_vocabulary();
+        if added.is_special_token(&text) {
+            return Some(Vec::new());
+        }
+        if self.spells_bytes {
+            return Some(self.token_bytes(id));
+        }
+        if added.get_added_tokens_decoder().contains_key(&id) {
+            return None;
+        }
+        fallback_byte(&text).map(|byte| vec![byte])
     }
 
     fn render(&self, conversation: &Conversation) -> Result<String, Failure> {
@@ -188,6 +225,12 @@ impl ModelText {
     }
 }
 
+/// The byte that a token of a tokenizer with words of text stands for, if it is no word.
+fn fallback_byte(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
 /// The byte that byte-level tokenizers write as `letter`: printable bytes as themselves, the others, in order, as
 /// the letters from U+0100 on.
 fn spelled_byte(letter: char) -> Option<u8> {
@@ -196,85 +239,6 @@ fn spelled_byte(letter: char) -> Option<u8> {
     match u8::try_from(code) {
         Ok(byte) => printable(byte).then_some(byte),
         Err(_) => (0..=u8::MAX).filter(|byte| !printable(*byte)).nth(code as usize - 0x100),
-    }
-}
-
-/// Turns tokens into text as they come, and never shows half a character.
-///
-/// Some tokens are parts of a character, and some tokenizers decide about spaces by looking at the
-/// token before. So a window of earlier tokens is decoded again with each new one, and what is new
-/// in it is the text to show.
-pub(crate) struct Detokenizer {
-    text: Arc<ModelText>,
-    window: Vec<u32>,
-    /// Tokens of the window whose text was shown.
-    shown: usize,
-    /// Special tokens that are to be seen.
-    visible: Vec<(u32, &'static str)>,
-    /// All of them are.
-    shows_special: bool,
-}
-
-impl Detokenizer {
-    pub(crate) const fn new(text: Arc<ModelText>) -> Self {
-        Self { text, window: Vec::new(), shown: 0, visible: Vec::new(), shows_special: false }
-    }
-
-    /// The same, showing these special tokens as text. Others have none.
-    pub(crate) fn showing(mut self, tokens: &[(u32, &'static str)]) -> Self {
-        self.visible.extend_from_slice(tokens);
-        self
-    }
-
-    /// The same, showing every special token as text, if `all` says so.
-    pub(crate) const fn showing_special(mut self, all: bool) -> Self {
-        self.shows_special = all;
-        self
-    }
-
-    /// The text that `ids` add.
-    pub(crate) fn push(&mut self, ids: &[u32]) -> String {
-        let mut fresh = String::new();
-        for id in ids {
-            if let Some(text) = self.shown_text(*id) {
-                fresh.push_str(&self.step(""));
-                fresh.push_str(&text);
-                self.window.clear();
-                self.shown = 0;
-                continue;
-            }
-            self.window.push(*id);
-            fresh.push_str(&self.step(UNFINISHED));
-        }
-        fresh
-    }
-
-    /// The text of a special token that is to be seen.
-    fn shown_text(&self, id: u32) -> Option<String> {
-        let shown = self.visible.iter().find(|(visible, _)| *visible == id);
-        let all = || self.text.special.get(&id).filter(|_| self.shows_special).cloned();
-        shown.map(|(_, text)| (*text).to_owned()).or_else(all)
-    }
-
-    /// What is left when no more tokens come.
-    pub(crate) fn finish(&mut self) -> String {
-        self.step("")
-    }
-
-    /// The new text of the window, unless it ends with `withheld`.
-    fn step(&mut self, withheld: &str) -> String {
-        let before = self.text.decode(&self.window[..self.shown]);
-        let now = self.text.decode(&self.window);
-        let unfinished = !withheld.is_empty() && now.ends_with(withheld);
-        if (unfinished && self.window.len() - self.shown < LONGEST_CHARACTER)
-            || now.len() <= before.len()
-        {
-            return String::new();
-        }
-        let fresh = now.get(before.len()..).unwrap_or_default().to_owned();
-        self.window.drain(..self.shown);
-        self.shown = self.window.len();
-        fresh
     }
 }
 
@@ -360,11 +324,6 @@ pub(crate) fn overlap(text: &str, stop: &str) -> usize {
         .find(|&bytes| text.as_bytes()[text.len() - bytes..] == stop.as_bytes()[..bytes])
         .unwrap_or(0)
 }
-
-/// What an incomplete character decodes to.
-const UNFINISHED: &str = "\u{FFFD}";
-/// A character has at most this many bytes, so as many tokens.
-const LONGEST_CHARACTER: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -268,7 +268,7 @@ impl Call {
     async fn next(&mut self) -> Option<Event> {
         if self.broken {
             if self.wishes.are_to_waive() {
-                pass_on(Some((0, None)), true, &mut self.requests).await;
+                pass_on(Some((0, None)), &self.wishes, &mut self.requests).await;
             }
             self.end();
             return None;
@@ -289,8 +289,7 @@ impl Call {
             tokio::select! {
                 biased;
                 wish = wishes.next(), if requests.is_some() => {
-                    let waived = wishes.are_to_waive();
-                    pass_on(wish, waived, requests).await;
+                    pass_on(wish, wishes, requests).await;
                 }
                 response = responses.message() => return Some(match response {
                     Ok(Some(response)) => Event::try_from(response).unwrap_or_else(Event::lost),
@@ -326,7 +325,7 @@ impl Drop for Call {
 
 async fn pass_on(
     wish: Option<(u32, Option<domain::FinishReason>)>,
-    waived: bool,
+    wishes: &Wishes,
     requests: &mut Option<mpsc::Sender<wire::GenerateRequest>>,
 ) {
     use wire::generate_request::Kind;
@@ -335,9 +334,10 @@ async fn pass_on(
             *requests = None;
             return;
         }
-        Some(_) if waived => Kind::Waive(wire::Waive {}),
+        Some(_) if wishes.are_to_waive() => Kind::Waive(wire::Waive {}),
         Some((_, Some(reason))) => {
-            Kind::Stop(wire::Stop { reason: wire::FinishReason::from(reason).into() })
+            let reason = wire::FinishReason::from(reason).into();
+            Kind::Stop(wire::Stop { reason, kept: wishes.kept() })
         }
         Some((allowance, None)) => Kind::Extend(wire::Extend { allowance }),
     };

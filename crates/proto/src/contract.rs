@@ -238,6 +238,8 @@ pub(crate) struct Wish {
     pub(crate) allowance: u32,
     /// End now, for this reason.
     pub(crate) stop: Option<FinishReason>,
+    /// Tokens of the output that count, if it is to stop and not all of them do.
+    pub(crate) kept: Option<u32>,
     /// What it takes is nobody's but `platform.hedge`'s.
     pub(crate) waived: bool,
 }
@@ -273,6 +275,18 @@ impl Control {
         });
     }
 
+    /// The same for an output that is complete with its first `kept` tokens: time after the last of them is nobody's
+    /// but [`Accounts::overhead`].
+    pub fn stop_after(&self, reason: FinishReason, kept: u32) {
+        self.wish.send_if_modified(|wish| {
+            let first = wish.stop.is_none();
+            if first {
+                (wish.stop, wish.kept) = (Some(reason), Some(kept));
+            }
+            first
+        });
+    }
+
     /// Ends the sequence at its next step, and says that another worker was faster.
     pub(crate) fn waive(&self) {
         self.wish.send_if_modified(|wish| {
@@ -293,6 +307,11 @@ impl Wishes {
         self.0.changed().await.ok()?;
         let wish = *self.0.borrow_and_update();
         Some((wish.allowance, wish.stop))
+    }
+
+    /// How many tokens of the output count, where it is to stop and those after them are to be nobody's.
+    pub fn kept(&self) -> Option<u32> {
+        self.0.borrow().kept
     }
 
     /// Whether what the sequence takes, or took, is to be booked on [`Accounts::hedge`]. It is to stop as well.

@@ -34,6 +34,7 @@ pub struct ScriptedWorker {
     files: ModelFiles,
     /// Time between tokens.
     pace: Duration,
+    lot: u32,
     capacity: u32,
     fail_after: Mutex<VecDeque<u32>>,
     lines: Vec<Vec<u32>>,
@@ -83,6 +84,7 @@ impl ScriptedWorker {
             model,
             files,
             pace: Duration::ZERO,
+            lot: 1,
             capacity,
             fail_after: Mutex::default(),
             lines: Vec::new(),
@@ -114,6 +116,13 @@ impl ScriptedWorker {
     #[must_use]
     pub fn paced(mut self, pace: Duration) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// The same worker, telling up to `tokens` tokens at a time, as one does whose reader is slower.
+    #[must_use]
+    pub fn in_lots(mut self, tokens: u32) -> Self {
+        self.lot = tokens;
         self
     }
 
@@ -220,8 +229,10 @@ impl Worker for ScriptedWorker {
             allowance: start.allowance,
             prompt_tokens: u32::try_from(start.prompt.len()).unwrap_or(u32::MAX),
             pace: self.pace,
+            lot: self.lot,
             fail_after: fail_after.unwrap_or(u32::MAX),
             stop: None,
+            kept: None,
             deaf: false,
             written_off: false,
             ended: false,
@@ -374,6 +385,13 @@ impl Seat {
         accounts.hedge += time;
     }
 
+    /// Nothing came of it.
+    fn excuse(&self, time: GpuTime) {
+        let accounts = &mut self.load.books().accounts;
+        accounts.requests = accounts.requests - time;
+        accounts.overhead += time;
+    }
+
     /// Nobody will read what it used.
     fn abandon(&self, time: GpuTime) {
         let accounts = &mut self.load.books().accounts;
@@ -400,8 +418,12 @@ struct Script {
     allowance: u32,
     prompt_tokens: u32,
     pace: Duration,
+    /// Most tokens told at a time.
+    lot: u32,
     fail_after: u32,
     stop: Option<FinishReason>,
+    /// Tokens that count, if it is to stop and not all of them do.
+    kept: Option<u32>,
     /// Nobody wishes anything any more.
     deaf: bool,
     /// What it used is no longer the requests'.
@@ -448,6 +470,7 @@ impl Script {
                     if let Some((allowance, stop)) = wish {
                         self.allowance = self.allowance.max(allowance);
                         self.stop = stop;
+                        self.kept = wishes.kept();
                     } else {
                         self.stop = self.stop.or(Some(FinishReason::Cancelled));
                         self.deaf = true;
@@ -470,6 +493,7 @@ impl Script {
         let done = self.produced as usize >= self.tokens.len();
         let reason = self.stop.or(done.then_some(self.finish));
         if let Some(reason) = reason {
+            self.excuse_overrun();
             return Event::Finished { reason, usage: self.usage() };
         }
         if self.produced - self.first >= self.fail_after {
@@ -479,20 +503,33 @@ impl Script {
             return Event::lost(WorkerError::Unreachable("scripted break".to_owned()));
         }
         let first = self.produced;
-        self.produced += 1;
-        self.seat.work(TOKEN_TIME);
-        // The first token comes out of the prompt's own step.
-        let time = if first == 0 { &mut self.times.prefill } else { &mut self.times.decode };
-        *time += TOKEN_TIME;
-        let ids = vec![self.tokens[first as usize]];
-        let told = self.logprobs.as_ref().map(|told| told[first as usize].clone());
-        Event::Tokens {
-            first,
-            ids,
-            gpu: TOKEN_TIME,
-            logprobs: told.into_iter().collect(),
-            cached: 0,
+        let breaks_at = self.first.saturating_add(self.fail_after);
+        let end = (self.tokens.len() as u32).min(self.allowance).min(breaks_at);
+        let mut gpu = GpuTime::ZERO;
+        while self.produced < end.min(first + self.lot) {
+            self.seat.work(TOKEN_TIME);
+            // The first token comes out of the prompt's own step.
+            let begins = self.produced == 0;
+            let time = if begins { &mut self.times.prefill } else { &mut self.times.decode };
+            *time += TOKEN_TIME;
+            gpu += TOKEN_TIME;
+            self.produced += 1;
         }
+        let told = first as usize..self.produced as usize;
+        let ids = self.tokens[told.clone()].to_vec();
+        let logprobs = self.logprobs.as_ref().map(|all| all[told].to_vec());
+        Event::Tokens { first, ids, gpu, logprobs: logprobs.unwrap_or_default(), cached: 0 }
+    }
+
+    /// What followed the tokens that its reader keeps is nobody's but the worker's.
+    fn excuse_overrun(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        let beyond = self.produced.saturating_sub(kept.max(self.first));
+        let overrun = GpuTime::from_nanos(u64::from(beyond) * TOKEN_TIME.nanos());
+        let decode = overrun.min(self.times.decode);
+        self.times.decode = self.times.decode - decode;
+        self.times.prefill = self.times.prefill - (overrun - decode);
+        self.seat.excuse(overrun);
     }
 
     fn gpu(&self) -> GpuTime {

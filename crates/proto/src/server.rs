@@ -290,7 +290,10 @@ fn apply(control: &Control, request: &wire::GenerateRequest) {
         Some(Kind::Extend(extend)) => control.extend(extend.allowance),
         Some(Kind::Stop(stop)) => {
             let reason = finish_reason(stop.reason).unwrap_or(domain::FinishReason::Cancelled);
-            control.stop(reason);
+            match stop.kept {
+                Some(kept) => control.stop_after(reason, kept),
+                None => control.stop(reason),
+            }
         }
         Some(Kind::Waive(wire::Waive {})) => control.waive(),
         // A second start, or something newer than we are, changes nothing.

@@ -43,6 +43,8 @@ pub struct Answer {
     handed_over: u32,
     /// It is to end, for this reason.
     stop: Option<FinishReason>,
+    /// Its first tokens that count, if it was stopped and not all of them do.
+    kept: Option<u32>,
     used: Used,
     /// What workers before this one did, and what they spent on it.
     before: (Vec<Work>, Spent),
@@ -158,6 +160,7 @@ impl Answer {
             attempts: 1,
             handed_over: 0,
             stop: None,
+            kept: None,
             used: Used { usage, ..Used::default() },
             before: Default::default(),
             here: Spent { begins: true, ..Spent::default() },
@@ -202,6 +205,21 @@ impl Answer {
         self.stop = self.stop.or(Some(reason));
         if let Some(running) = &mut self.running {
             running.placed.generation.control().stop(reason);
+            running.heard = Instant::now();
+        }
+    }
+
+    /// The same for an answer that is complete with its first `kept` tokens: those after them are not used, whether they
+    /// were delivered or not, and a worker books the time they take as its own overhead.
+    pub fn stop_after(&mut self, reason: FinishReason, kept: u32) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.kept = Some(kept);
+        self.used.usage.completion_tokens = self.tokens_used();
+        self.stop = Some(reason);
+        if let Some(running) = &mut self.running {
+            running.placed.generation.control().stop_after(reason, kept);
             running.heard = Instant::now();
         }
     }
@@ -377,8 +395,12 @@ impl Answer {
             running.hedge = None;
         }
         self.start.generated.extend_from_slice(&ids);
-        self.used.usage.completion_tokens = self.start.generated.len() as u32;
+        self.used.usage.completion_tokens = self.tokens_used();
         Some(Piece::Tokens { ids, logprobs })
+    }
+
+    fn tokens_used(&self) -> u32 {
+        (self.start.generated.len() as u32).min(self.kept.unwrap_or(u32::MAX))
     }
 
     /// Books the time that new tokens took: no more than there was.

@@ -232,7 +232,10 @@ impl Router {
                 told
             }
             Err(error) => {
-                count(&self.counters.retried);
+                // What no worker can make sense of is not asked again.
+                if !matches!(error, WorkerError::Invalid(_) | WorkerError::Format(_)) {
+                    count(&self.counters.retried);
+                }
                 refused(error)
             }
         };

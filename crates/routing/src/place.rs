@@ -363,6 +363,7 @@ impl Router {
             Ok(Err(error)) => error,
             Err(_) => WorkerError::Unreachable("it did not answer".to_owned()),
         };
+        // What no worker can make sense of is not asked again.
         if !error.is_askers() {
             count(&self.counters.retried);
         }

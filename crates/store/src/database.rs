@@ -24,6 +24,7 @@ use sqlx::any::{Any, AnyPoolOptions, AnyRow};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyPool, ConnectOptions as _, Executor as _, Row as _, Transaction};
 
+use crate::private;
 pub use accounts::WorkerAccounts;
 pub use alerts::Alert;
 pub use export::{ExportError, ExportFormat, ExportRange};
@@ -58,6 +59,10 @@ impl Database {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
 
+        if let DatabaseAddress::Sqlite(path) = address {
+            // SQLite gives its other files the mode of this one.
+            private::make(path).map_err(|error| StoreError::new("make database", error))?;
+        }
         let (url, dialect) = match address {
             DatabaseAddress::Sqlite(path) => (sqlite_url(path), Dialect::Sqlite),
             DatabaseAddress::Postgres(url) => (url.expose().clone(), Dialect::Postgres),

@@ -24,7 +24,7 @@ use domain::{Charge, Clock, HoldId, NanoUsd, OrganizationId, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::Database;
+use crate::{Database, private};
 
 /// A ledger that is durable locally at once and in the database soon.
 pub struct JournaledLedger {
@@ -197,7 +197,8 @@ impl Books for JournaledLedger {
 impl Journal {
     /// `None` if another process has it open.
     fn open(path: &Path) -> std::io::Result<Option<Self>> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut options = OpenOptions::new();
+        let mut file = private::open(path, options.read(true).append(true).create(true))?;
         if !lock(&file, path)? {
             return Ok(None);
         }
@@ -267,8 +268,9 @@ impl Journal {
     /// Replaces the file by one with the live records only.
     fn compact(&mut self) -> std::io::Result<()> {
         let fresh_path = self.path.with_extension("rewrite");
-        let mut fresh =
-            OpenOptions::new().write(true).create(true).truncate(true).open(&fresh_path)?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true);
+        let mut fresh = private::open(&fresh_path, options)?;
         if !lock(&fresh, &fresh_path)? {
             return Err(ErrorKind::ResourceBusy.into());
         }

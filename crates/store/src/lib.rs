@@ -16,6 +16,7 @@ mod database;
 mod directory_redis;
 mod journal;
 mod open;
+mod private;
 mod redis_link;
 mod seats;
 

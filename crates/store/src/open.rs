@@ -13,6 +13,7 @@ use admission::{Pepper, SliceSettings, SlicedQuota, Slices, StoreError};
 use cache::Tier;
 use domain::{Clock, GatewayId, Secret};
 
+use crate::private::{self, OWNER_ONLY};
 use crate::seats::{self, Seat};
 use crate::{
     Database, DatabaseAddress, JournaledLedger, MemoryBank, MemoryCache, MemoryCacheSettings,
@@ -271,7 +272,7 @@ fn tiers(settings: &StoreSettings) -> Result<Vec<Arc<dyn Tier>>, StoreError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(path).map_err(|error| StoreError::new("make data directory", error))
+    private::directory(path).map_err(|error| StoreError::new("make data directory", error))
 }
 
 /// The pepper at `path`, made on first use and readable by its owner only.
@@ -305,7 +306,6 @@ const PEPPER: &str = "pepper";
 /// One that serves, and those that still end what runs after upgrades.
 const SEATS: usize = 4;
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(10);
-const OWNER_ONLY: u32 = 0o600;
 /// A gateway sends far fewer.
 const MESSAGES_PER_MILLI: u64 = 1_000;
 /// A gateway that was seen within so long runs.

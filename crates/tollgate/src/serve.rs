@@ -120,7 +120,6 @@ async fn first_run(
     endpoint: &str,
     admin_endpoint: &str,
 ) -> anyhow::Result<Option<FirstRun>> {
-    std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
     let installation = Installation::embedded(data.to_owned()).await?;
     let registry = installation.registry();
     let Established { project, admin, .. } = registry.establish().await?;

@@ -326,7 +326,10 @@ fn events(
                 wish = next_wish(&mut wishes), if wishes.is_some() => match wish {
                     Some((_, Some(reason))) => {
                         seat.stop(reason);
-                        sequence.stop(reason);
+                        match wishes.as_ref().and_then(Wishes::kept) {
+                            Some(kept) => sequence.stop_after(reason, kept),
+                            None => sequence.stop(reason),
+                        }
                         if wishes.as_ref().is_some_and(Wishes::are_to_waive) {
                             sequence.waive();
                         }

@@ -61,7 +61,14 @@ fn function(at: &str, tool: &Value) -> Result<Function, Failure> {
     }
     let description = fields.text("description")?;
     fields.flag("strict")?;
-    fields.object("parameters")?;
+    let schema = fields.object("parameters")?;
+    if let Some(kind) = schema.as_ref().and_then(|schema| schema.value("type"))
+        && kind != "object"
+    {
+        let path = format!("{}.type", fields.path("parameters"));
+        let message = format!("`{path}` must be \"object\", not {kind}: arguments have names");
+        return Err(Failure::invalid(path, message));
+    }
     let parameters = fields.value("parameters").cloned();
     let mut told = Map::new();
     told.insert("name".to_owned(), name.into());

@@ -39,14 +39,14 @@ impl Codec for Chat {
             json!({
                 "index": index,
                 "message": said(about, index, told),
-                "logprobs": chat_logprobs(&told.tokens),
+                "logprobs": chat_logprobs(&told.tokens, told.tells_tokens),
                 "finish_reason": finish_name(told),
             })
         });
         answer["choices"] = choices.collect();
         answer["usage"] = usage(end);
         if end.finish == FinishReason::Budget {
-            answer["error"] = budget_error();
+            answer["error"] = budget_error(end.own_bound);
         }
         answer
     }
@@ -81,7 +81,7 @@ impl Codec for Chat {
             more.insert("tool_calls".to_owned(), calls.into());
         }
         let mut chunk = chunk(about, index, &Value::Object(more));
-        chunk["choices"][0]["logprobs"] = chat_logprobs(&delta.tokens);
+        chunk["choices"][0]["logprobs"] = chat_logprobs(&delta.tokens, false);
         chunk
     }
 

@@ -35,14 +35,14 @@ impl Codec for Completions {
         let choices = choices.iter().enumerate().map(|(index, told)| {
             let echo = about.echo.as_deref().unwrap_or_default();
             let mut choice = choice(index, &format!("{echo}{}", told.content));
-            choice["logprobs"] = text_logprobs(&told.tokens);
+            choice["logprobs"] = text_logprobs(&told.tokens, told.tells_tokens);
             choice["finish_reason"] = finish_name(told).into();
             choice
         });
         let mut answer = envelope(about, &choices.collect::<Vec<_>>());
         answer["usage"] = usage(end);
         if end.finish == FinishReason::Budget {
-            answer["error"] = budget_error();
+            answer["error"] = budget_error(end.own_bound);
         }
         answer
     }
@@ -54,7 +54,7 @@ impl Codec for Completions {
 
     fn delta(&self, about: &About, index: usize, delta: &Delta) -> Value {
         let mut choice = choice(index, &delta.content);
-        choice["logprobs"] = text_logprobs(&delta.tokens);
+        choice["logprobs"] = text_logprobs(&delta.tokens, false);
         envelope(about, &[choice])
     }
 
@@ -112,6 +112,10 @@ fn prompt(value: &Value) -> Result<Prompt, Failure> {
 fn one_prompt(value: &Value) -> Result<Prompt, Failure> {
     match value {
         Value::String(text) => Ok(Prompt::Text(text.clone())),
+        Value::Array(list) if list.is_empty() => {
+            let message = "`prompt` is an empty list; send a text, or at least one token id";
+            Err(Failure::invalid("prompt", message))
+        }
         Value::Array(list) if list.iter().any(Value::is_number) => {
             token_ids("prompt", list).map(Prompt::Tokens)
         }

@@ -16,7 +16,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::call::Call;
-use crate::failure::Failure;
+use crate::failure::{Failure, OWN_BOUND, code};
 use crate::gateway::Gateway;
 use admission::{Caller, Estimate};
 pub(crate) use told::{Call as FunctionCall, CallPiece, Delta, TokenTold, Told};
@@ -94,6 +94,8 @@ pub(crate) struct Ending {
     pub(crate) charge: Charge,
     /// Tokens that the model thought with before it answered.
     pub(crate) reasoning_tokens: u32,
+    /// The request's own field that ended it, if it was not a budget.
+    pub(crate) own_bound: Option<&'static str>,
 }
 
 /// A matched endpoint, and what its `*` stands for.
@@ -109,7 +111,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Match, Failure> {
         let Some(name) = endpoint.name_in(path) else { continue };
         known_path = true;
         if endpoint.method == *method {
-            return Ok(Match { endpoint, name: name.to_owned() });
+            return Ok(Match { endpoint, name: without_escapes(name) });
         }
     }
     if known_path {
@@ -118,6 +120,20 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Match, Failure> {
     }
     let message = format!("there is no endpoint {path}; see GET /v1/models for a start");
     Err(Failure::of(ErrorKind::NotFound, message))
+}
+
+/// `name` with the bytes that `%` and two digits stand for; as it is if that is no text.
+fn without_escapes(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|it| char::from(*it).to_digit(16));
+        let escaped = digit(0).zip(digit(1)).filter(|_| *first == b'%');
+        let taken = escaped.map_or(1, |_| 3);
+        bytes.push(escaped.map_or(*first, |(high, low)| (high * 16 + low) as u8));
+        rest = &rest[taken..];
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
 
 impl Endpoint {
@@ -157,7 +173,7 @@ impl About {
 /// Why a choice ended, in the words of the protocol.
 pub(crate) const fn finish_name(told: &Told) -> &'static str {
     match told.finish {
-        FinishReason::Stop if !told.calls.is_empty() => "tool_calls",
+        FinishReason::Stop if !told.calls.is_empty() && !told.call_is_cut => "tool_calls",
         FinishReason::Stop | FinishReason::Cancelled => "stop",
         FinishReason::Length | FinishReason::Budget => "length",
     }
@@ -182,13 +198,22 @@ pub(crate) fn usage(end: &Ending) -> Value {
     })
 }
 
-/// What the last message says when the budget ended the answer.
-pub(crate) fn budget_error() -> Value {
+/// What the last message says when a budget, or the request's own bound, ended the answer: of the type and with the code
+/// of a request that it lets not even begin.
+pub(crate) fn budget_error(own_bound: Option<&str>) -> Value {
+    let Some(field) = own_bound else {
+        return json!({
+            "message": "the budget is used up; the answer stops here. Raise the budget to go on",
+            "type": "insufficient_quota",
+            "param": null,
+            "code": code(ErrorKind::BudgetExceeded),
+        });
+    };
     json!({
-        "message": "the budget is used up; the answer stops here. Raise the budget to go on",
-        "type": "insufficient_quota",
-        "param": null,
-        "code": "budget_exceeded",
+        "message": format!("`{field}` is reached; the answer stops here. Raise `{field}` to go on"),
+        "type": "invalid_request_error",
+        "param": field,
+        "code": OWN_BOUND,
     })
 }
 
@@ -200,6 +225,10 @@ mod tests {
     fn endpoints_are_found_by_method_and_path() {
         let found = find(&Method::GET, "/v1/models/a/b").unwrap();
         assert_eq!(found.name, "a/b");
+        let name = |path| find(&Method::GET, path).unwrap().name;
+        assert_eq!(name("/v1/models/a%2Fb%3aq4%20k"), "a/b:q4 k");
+        assert_eq!(name("/v1/models/100%25%"), "100%%");
+        assert_eq!(name("/v1/models/%ff%zz"), "%ff%zz", "that is no text");
         let kind = |method, path| find(&method, path).err().map(|failure| failure.kind());
         assert_eq!(kind(Method::GET, "/v1/chat/completions"), Some(ErrorKind::MethodNotAllowed));
         assert_eq!(kind(Method::GET, "/v1/models/"), Some(ErrorKind::NotFound));

@@ -14,7 +14,11 @@ pub(crate) struct Told {
     pub(crate) calls: Vec<Call>,
     /// What is told of each token, if that was asked for.
     pub(crate) tokens: Vec<TokenTold>,
+    /// That was asked for, also where there are none.
+    pub(crate) tells_tokens: bool,
     pub(crate) finish: FinishReason,
+    /// A stop string ended it within its last call.
+    pub(crate) call_is_cut: bool,
 }
 
 /// A function that is called.
@@ -56,8 +60,16 @@ pub(crate) struct TokenTold {
 impl Default for Told {
     fn default() -> Self {
         let (reasoning, reasoning_tokens, content, calls, tokens) = Default::default();
-        let finish = FinishReason::Stop;
-        Self { reasoning, reasoning_tokens, content, calls, tokens, finish }
+        Self {
+            reasoning,
+            reasoning_tokens,
+            content,
+            calls,
+            tokens,
+            tells_tokens: false,
+            finish: FinishReason::Stop,
+            call_is_cut: false,
+        }
     }
 }
 
@@ -92,9 +104,9 @@ pub(super) fn call_id(request: RequestId, choice: usize, index: usize) -> String
     format!("call_{}_{choice}_{index}", request.to_string().trim_start_matches("req_"))
 }
 
-/// What a chat tells of tokens; `null` if nothing was asked.
-pub(super) fn chat_logprobs(tokens: &[TokenTold]) -> Value {
-    if tokens.is_empty() {
+/// What a chat tells of tokens; `null` if there are none, unless their absence is to be told.
+pub(super) fn chat_logprobs(tokens: &[TokenTold], even_none: bool) -> Value {
+    if tokens.is_empty() && !even_none {
         return Value::Null;
     }
     let entry = |bytes: &[u8], logprob: Option<f32>| {
@@ -114,8 +126,8 @@ pub(super) fn chat_logprobs(tokens: &[TokenTold]) -> Value {
 }
 
 /// The same in the words of text completions.
-pub(super) fn text_logprobs(tokens: &[TokenTold]) -> Value {
-    if tokens.is_empty() {
+pub(super) fn text_logprobs(tokens: &[TokenTold], even_none: bool) -> Value {
+    if tokens.is_empty() && !even_none {
         return Value::Null;
     }
     let top = tokens.iter().map(|token| {

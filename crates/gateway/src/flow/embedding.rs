@@ -106,6 +106,7 @@ async fn conclude(
         usage: entry.usage,
         charge: entry.charge,
         reasoning_tokens: 0,
+        own_bound: None,
     };
     reply.costs(&end);
     let numbers: usize = vectors.iter().map(Vec::len).sum();

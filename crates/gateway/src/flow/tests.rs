@@ -3,6 +3,7 @@
 mod embeddings;
 mod options;
 mod outputs;
+mod stops;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -385,7 +386,7 @@ async fn a_budget_ends_a_stream_at_the_last_token_it_pays_for() {
 
     assert!(reply.contains("\"finish_reason\":\"length\""), "{reply}");
     let last = reply.split("data: ").filter(|event| event.starts_with('{')).last().unwrap();
-    assert!(last.contains("budget_exceeded"), "{last}");
+    assert!(last.contains("insufficient_quota"), "{last}");
     let rows = world.rows().await;
     assert_eq!(rows[0].0, "budget");
     assert!(rows[0].2 <= 50_000 && rows[0].2 > 50_000 - 400, "charged {}", rows[0].2);
@@ -419,7 +420,7 @@ async fn a_stream_whose_budget_nobody_can_tell_for_long_ends_with_an_error_and_p
     world.bank.fall_silent(true);
     connection.read_to_string(&mut told).await.unwrap();
 
-    assert!(told.contains("server_error") && !told.contains("budget_exceeded"), "{told}");
+    assert!(told.contains("server_error") && !told.contains("insufficient_quota"), "{told}");
     let rows = world.rows().await;
     assert_eq!(rows[0].0, "unavailable");
     assert!((65..1500).contains(&rows[0].1), "{} tokens", rows[0].1);

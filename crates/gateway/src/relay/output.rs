@@ -22,8 +22,6 @@ pub(super) struct Output {
     stops: StopStrings,
     /// Tokens in whose text no stop string may end.
     min_tokens: u32,
-    /// Tokens that came, and bytes of text that they made certain.
-    tokens_so_far: u32,
     bytes_so_far: usize,
     thinking: Option<ReasoningParser>,
     tools: Option<ToolParser>,
@@ -32,6 +30,10 @@ pub(super) struct Output {
     raw: String,
     told: Told,
     stopped: bool,
+    /// A stop string was met within a call.
+    call_is_cut: bool,
+    /// Tokens that it took in: all up to the one that completed it.
+    taken: u32,
 }
 
 /// What is told of tokens whose text is not shown yet.
@@ -62,27 +64,29 @@ impl Output {
         let thinking = thinks.and_then(|thinks| thinks.parser(text.reasoning));
         let marks = thinks.filter(|_| thinking.is_some()).map(|thinks| thinks.tokens.as_slice());
         let detokenizer = Detokenizer::new(Arc::clone(&model)).showing(visible);
+        let tells_tokens = exchange.job.output().logprobs.is_some();
         Self {
             detokenizer: detokenizer
                 .showing(marks.unwrap_or_default())
                 .showing_special(text.special_tokens),
             stops: StopStrings::new(exchange.job.stop()).showing(text.stop_string),
             min_tokens: *min_tokens,
-            tokens_so_far: 0,
             bytes_so_far: 0,
             thinking,
             tools,
-            tokens: exchange.job.output().logprobs.map(|_| TokenLog::default()),
+            tokens: tells_tokens.then(TokenLog::default),
             raw: String::new(),
-            told: Told::default(),
+            told: Told { tells_tokens, ..Told::default() },
             stopped: false,
+            call_is_cut: false,
+            taken: 0,
             model,
         }
     }
 
-    /// Whether it is to end here, whatever the model would say.
-    pub(super) const fn is_stopped(&self) -> bool {
-        self.stopped
+    /// How many tokens it is complete with, if it is to end there, whatever the model would say.
+    pub(super) fn is_complete_with(&self) -> Option<u32> {
+        self.stopped.then_some(self.taken)
     }
 
     /// Takes in new tokens.
@@ -95,8 +99,8 @@ impl Output {
             if let Some(thinking) = &mut self.thinking {
                 thinking.note(self.bytes_so_far);
             }
+            self.taken += 1;
             let fresh = self.detokenizer.push(&[*id]);
-            self.tokens_so_far += 1;
             self.bytes_so_far += fresh.len();
             if let Some(log) = &mut self.tokens {
                 log.push(&self.model, *id, logprobs.get(at), &fresh);
@@ -122,7 +126,7 @@ impl Output {
         if let Some(thinking) = &mut self.thinking {
             let rest = thinking.finish();
             self.told.reasoning_tokens = thinking.tokens();
-            self.think(rest, &mut delta);
+            self.think(&rest, &mut delta);
         }
         if let Some(tools) = &mut self.tools {
             let parts = tools.finish();
@@ -132,6 +136,11 @@ impl Output {
             let rest: Vec<TokenTold> = log.waiting.drain(..).map(|waiting| waiting.told).collect();
             self.told.tokens.extend(rest.iter().cloned());
             delta.tokens.extend(rest);
+        }
+        if self.call_is_cut {
+            // Half a call is none. A stream has told of it by now, and its end says that it is not whole.
+            self.told.calls.pop();
+            self.told.call_is_cut = true;
         }
         // A stop string may be met in the very last token.
         self.told.finish = if self.stopped { FinishReason::Stop } else { finish };
@@ -176,7 +185,7 @@ impl Output {
         match &mut self.thinking {
             Some(thinking) => {
                 let split = thinking.push(&text);
-                self.think(split, delta);
+                self.think(&split, delta);
             }
             None => self.say(&text, delta),
         }
@@ -184,14 +193,14 @@ impl Output {
 
     /// Looks for stop strings in text that the latest token made certain.
     fn scan(&mut self, text: &str) -> Scanned {
-        if self.tokens_so_far > self.min_tokens {
+        if self.taken > self.min_tokens {
             return self.stops.push(text);
         }
         Scanned::Text(self.stops.pass(text))
     }
 
     /// Takes in what was told apart of thoughts and answer.
-    fn think(&mut self, split: Split, delta: &mut Delta) {
+    fn think(&mut self, split: &Split, delta: &mut Delta) {
         self.told.reasoning.push_str(&split.reasoning);
         delta.reasoning.push_str(&split.reasoning);
         if !split.content.is_empty() {
@@ -207,6 +216,7 @@ impl Output {
             return;
         };
         let parts = tools.push(text);
+        self.call_is_cut |= self.stopped && tools.is_within_call();
         self.stopped |= tools.is_complete();
         self.take_in(parts, delta);
     }

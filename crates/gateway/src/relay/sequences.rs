@@ -28,6 +28,8 @@ pub(super) struct Sequences {
 struct Wish {
     allowance: u32,
     stop: Option<FinishReason>,
+    /// Its first tokens that count, if it is to stop and not all of them do.
+    kept: Option<u32>,
     /// Whatever comes, it is not waited for any longer.
     give_back: bool,
 }
@@ -57,8 +59,10 @@ impl Runner {
                         return Step { runner: self, piece: None };
                     }
                     self.answer.extend(wish.allowance);
-                    if let Some(reason) = wish.stop {
-                        self.answer.stop(reason);
+                    match (wish.stop, wish.kept) {
+                        (Some(reason), Some(kept)) => self.answer.stop_after(reason, kept),
+                        (Some(reason), None) => self.answer.stop(reason),
+                        (None, _) => {}
                     }
                 }
                 piece = self.answer.next() => return Step { runner: self, piece: Some(piece) },
@@ -131,6 +135,17 @@ impl Sequences {
         self.steering[at].send_if_modified(|wish| {
             let first = wish.stop.is_none();
             wish.stop = wish.stop.or(Some(reason));
+            first
+        });
+    }
+
+    /// Stops one that is complete with its first `kept` tokens; what it has beyond them is not used.
+    pub(super) fn stop_after(&self, at: usize, kept: u32) {
+        self.steering[at].send_if_modified(|wish| {
+            let first = wish.stop.is_none();
+            if first {
+                (wish.stop, wish.kept) = (Some(FinishReason::Stop), Some(kept));
+            }
             first
         });
     }

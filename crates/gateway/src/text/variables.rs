@@ -48,7 +48,7 @@ pub(super) fn variables(
     Ok(variables)
 }
 
-/// Variables by which templates are told whether the model thinks: Qwen 3 and most others; DeepSeek.
+/// Variables by which templates are told whether the model thinks: Qwen 3 and most others; `DeepSeek`.
 const THINKS: [&str; 2] = ["enable_thinking", "thinking"];
 const NO_EFFORT: &str = "none";
 

@@ -73,6 +73,11 @@ impl ToolParser {
         matches!(self.state, State::Ended)
     }
 
+    /// Whether a call has been told of whose end has not come.
+    pub(crate) fn is_within_call(&self) -> bool {
+        matches!(&self.state, State::Call { reader, .. } if reader.begun())
+    }
+
     /// What `text` adds.
     pub(crate) fn push(&mut self, text: &str) -> Vec<Part> {
         self.held.push_str(text);

@@ -9,6 +9,7 @@ mod liars;
 mod members;
 mod models;
 mod queueing;
+mod stops;
 
 use std::sync::Arc;
 use std::time::Duration;

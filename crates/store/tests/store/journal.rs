@@ -101,3 +101,37 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn what_is_kept_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("new").join("data");
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let settings = store::StoreSettings {
+        data: data.clone(),
+        postgres: None,
+        redis: None,
+        pepper_file: None,
+        cache: None,
+        slices: admission::SliceSettings {
+            gateways: 1,
+            request_timeout: std::time::Duration::ZERO,
+        },
+    };
+
+    let stores = store::open(&settings, crate::world::clock()).await.unwrap();
+
+    assert_eq!(mode(&data), 0o700);
+    let files: Vec<_> =
+        std::fs::read_dir(&data).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.iter().any(|path| path.ends_with("ledger.journal")), "{files:?}");
+    for path in files.iter().filter(|path| path.is_file()) {
+        assert_eq!(mode(path), 0o600, "{}", path.display());
+    }
+    drop(stores);
+    let database = data.join("tollgate.db");
+    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o644)).unwrap();
+    settings.database().await.unwrap();
+    assert_eq!(mode(&database), 0o600, "what others could read before they cannot any more");
+}

@@ -213,7 +213,9 @@ fn who_is_far_ahead_sits_out_four_steps_at_most() {
     while driver.accounts().requests < GpuTime::from_nanos(600_000_000) {
         driver.steps.pass();
     }
-    streams.iter_mut().for_each(|stream| drop(read(stream)));
+    for stream in &mut streams {
+        read(stream);
+    }
     let prompt: Vec<u32> = (0..900).map(|at| 300 + at * 7 % 3_000).collect();
     let mut calm = driver.submit(request(1, prompt, 1)).unwrap();
     let (mut longest, mut without, mut steps) = (0, 0, 0);

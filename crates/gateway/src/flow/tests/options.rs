@@ -84,7 +84,7 @@ async fn a_prompt_may_begin_the_thoughts_and_calls_in_them_are_none() {
 #[tokio::test]
 async fn a_model_that_marks_no_thoughts_has_none() {
     let spoken = "<think>a</think>b";
-    let world = saying(&[spoken], None).await;
+    let world = saying(&[spoken], None, |worker| worker).await;
 
     let told = body(&world.chat(&asking(&json!({}))).await);
 
@@ -94,7 +94,7 @@ async fn a_model_that_marks_no_thoughts_has_none() {
 
 #[tokio::test]
 async fn a_prompt_is_echoed_before_its_answer() {
-    let world = saying(&["the answer"], None).await;
+    let world = saying(&["the answer"], None, |worker| worker).await;
     let asked = json!({ "model": "scripted", "prompt": "Say ", "echo": true, "temperature": 0 });
     let mut more = asked.clone();
     more["stream"] = json!(true);
@@ -115,7 +115,7 @@ async fn a_prompt_is_echoed_before_its_answer() {
 
 #[tokio::test]
 async fn stop_strings_wait_for_min_tokens_and_may_be_shown() {
-    let world = saying(&["a END b END c"], None).await;
+    let world = saying(&["a END b END c"], None, |worker| worker).await;
     for (more, expected, reason) in [
         (json!({ "stop": "END" }), "a ", "stop"),
         (json!({ "stop": "END", "include_stop_str_in_output": true }), "a END", "stop"),
@@ -136,7 +136,7 @@ async fn stop_strings_wait_for_min_tokens_and_may_be_shown() {
 
 #[tokio::test]
 async fn special_tokens_are_shown_to_who_asks_for_them() {
-    let world = saying(&["a<|im_start|>b"], None).await;
+    let world = saying(&["a<|im_start|>b"], None, |worker| worker).await;
     let shown = json!({ "skip_special_tokens": false });
 
     let hidden = body(&world.chat(&asking(&json!({}))).await);
@@ -150,7 +150,7 @@ async fn special_tokens_are_shown_to_who_asks_for_them() {
 
 #[tokio::test]
 async fn what_a_model_or_a_form_leaves_no_room_for_is_refused_by_name() {
-    let world = saying(&["a"], None).await;
+    let world = saying(&["a"], None, |worker| worker).await;
     let function = json!({ "name": "f", "strict": true });
     let tools = json!([{ "type": "function", "function": function }]);
     for (more, blamed) in [

@@ -6,17 +6,24 @@ use tokenizers::Tokenizer;
 use super::*;
 
 /// A gateway whose worker says one of `lines`, by the seed.
-pub(super) async fn saying(lines: &[&str], budget: Option<i64>) -> World {
-    saying_by(files(), lines, budget).await
+pub(super) async fn saying(
+    lines: &[&str],
+    budget: Option<i64>,
+    how: impl FnOnce(ScriptedWorker) -> ScriptedWorker,
+) -> World {
+    World::around(how(speaker(files(), lines)), budget).await
 }
 
 /// The same of a model with these files.
 pub(super) async fn saying_by(files: ModelFiles, lines: &[&str], budget: Option<i64>) -> World {
+    World::around(speaker(files, lines), budget).await
+}
+
+fn speaker(files: ModelFiles, lines: &[&str]) -> ScriptedWorker {
     let tokenizer = Tokenizer::from_bytes(&files.tokenizer[..]).unwrap();
     let ids = |line: &&str| tokenizer.encode_fast(*line, false).unwrap().get_ids().to_vec();
     let info = ModelInfo { vocabulary: 4096, ..info() };
-    let worker = ScriptedWorker::new(info, files, 8).saying(lines.iter().map(ids).collect());
-    World::around(worker, budget).await
+    ScriptedWorker::new(info, files, 8).saying(lines.iter().map(ids).collect())
 }
 
 /// A greedy request with `more` in it.
@@ -47,22 +54,22 @@ pub(super) fn text_of(chunks: &[Value], choice: u64, path: &str) -> String {
     own.filter_map(|it| it.pointer(path)?.as_str().map(str::to_owned)).collect()
 }
 
-fn finish_of(chunks: &[Value], choice: u64) -> Vec<Value> {
+pub(super) fn finish_of(chunks: &[Value], choice: u64) -> Vec<Value> {
     let choices = chunks.iter().filter_map(|chunk| chunk["choices"].get(0));
     let own = choices.filter(|it| it["index"] == choice && !it["finish_reason"].is_null());
     own.map(|it| it["finish_reason"].clone()).collect()
 }
 
-fn tools() -> Value {
+pub(super) fn tools() -> Value {
     let function = |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": { "type": "object" } } });
     json!([function("add"), function("weather")])
 }
 
-const CALLS: &str = "Let me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2]}}\n</tool_call>\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"K\u{f6}ln\"}}\n</tool_call>";
+pub(super) const CALLS: &str = "Let me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2]}}\n</tool_call>\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"K\u{f6}ln\"}}\n</tool_call>";
 
 #[tokio::test]
 async fn calls_are_told_from_content_whole_and_streamed_and_from_the_cache() {
-    let world = saying(&[CALLS], None).await;
+    let world = saying(&[CALLS], None, |worker| worker).await;
 
     let first = world.chat(&asking(&json!({ "tools": tools() }))).await;
     let second = world.chat(&asking(&json!({ "tools": tools(), "stream": true }))).await;
@@ -88,7 +95,7 @@ async fn calls_are_told_from_content_whole_and_streamed_and_from_the_cache() {
 
 #[tokio::test]
 async fn arguments_stream_in_pieces() {
-    let world = saying(&[CALLS], None).await;
+    let world = saying(&[CALLS], None, |worker| worker).await;
 
     let reply = world.chat(&asking(&json!({ "tools": tools(), "stream": true }))).await;
 
@@ -112,7 +119,7 @@ async fn arguments_stream_in_pieces() {
 
 #[tokio::test]
 async fn one_call_ends_an_answer_that_may_have_no_more() {
-    let world = saying(&[CALLS], None).await;
+    let world = saying(&[CALLS], None, |worker| worker).await;
 
     let one = json!({ "tools": tools(), "parallel_tool_calls": false });
     let reply = body(&world.chat(&asking(&one)).await);
@@ -125,7 +132,7 @@ async fn one_call_ends_an_answer_that_may_have_no_more() {
 
 #[tokio::test]
 async fn without_tools_what_looks_like_a_call_is_text() {
-    let world = saying(&[CALLS], None).await;
+    let world = saying(&[CALLS], None, |worker| worker).await;
 
     for more in [json!({}), json!({ "tools": tools(), "tool_choice": "none" })] {
         let reply = body(&world.chat(&asking(&more)).await);
@@ -143,7 +150,7 @@ fn line(seed: u64, choice: u32) -> &'static str {
 
 #[tokio::test]
 async fn several_choices_are_drawn_by_themselves_and_paid_with_one_prompt() {
-    let world = saying(&LINES, None).await;
+    let world = saying(&LINES, None, |worker| worker).await;
     let one = body(&world.chat(&asking(&json!({ "seed": 5, "temperature": 1 }))).await);
 
     let reply = body(&world.chat(&asking(&json!({ "seed": 5, "temperature": 1, "n": 4 }))).await);
@@ -166,7 +173,7 @@ async fn several_choices_are_drawn_by_themselves_and_paid_with_one_prompt() {
 
 #[tokio::test]
 async fn streamed_choices_come_side_by_side_and_each_ends_once() {
-    let world = saying(&LINES, None).await;
+    let world = saying(&LINES, None, |worker| worker).await;
     let asked = json!({ "seed": 9, "temperature": 1, "n": 3, "stream": true, "stream_options": { "include_usage": true } });
 
     let reply = world.chat(&asking(&asked)).await;
@@ -197,7 +204,7 @@ async fn a_budget_ends_all_choices_at_the_last_token_it_pays_for() {
         for index in 0..u64::from(choices) {
             assert_eq!(finish_of(&chunks, index), ["length"]);
         }
-        assert!(chunks.last().unwrap()["error"]["code"] == "budget_exceeded", "{reply}");
+        assert!(chunks.last().unwrap()["error"]["code"] == "insufficient_quota", "{reply}");
         let rows = world.rows().await;
         assert_eq!(rows[0].0, "budget");
         assert!(rows[0].2 <= 100_000 && rows[0].2 > 100_000 - 400, "charged {}", rows[0].2);
@@ -242,7 +249,7 @@ async fn a_choice_that_fails_for_good_fails_the_request() {
 
 #[tokio::test]
 async fn choices_go_on_elsewhere_as_one_does() {
-    let world = saying(&LINES, None).await;
+    let world = saying(&LINES, None, |worker| worker).await;
     let asked = asking(&json!({ "seed": 3, "temperature": 1, "n": 3 }));
     let undisturbed = body(&world.chat(&asked).await);
     for tokens in [2, 1, 3] {
@@ -260,7 +267,7 @@ async fn choices_go_on_elsewhere_as_one_does() {
 async fn tokens_are_told_of_as_far_as_their_text_is_shown() {
     let spoken = "Hello K\u{f6}ln \u{1f642}, this is the END of it.";
     for stop in [json!([]), json!(["END"]), json!(["ln"]), json!(["is the END of"])] {
-        let world = saying(&[spoken], None).await;
+        let world = saying(&[spoken], None, |worker| worker).await;
         let asked = json!({ "logprobs": true, "top_logprobs": 2, "stop": stop });
         let mut streamed = asking(&asked);
         streamed["stream"] = json!(true);
@@ -291,7 +298,7 @@ async fn tokens_are_told_of_as_far_as_their_text_is_shown() {
 
 #[tokio::test]
 async fn text_completions_tell_of_tokens_in_their_own_words() {
-    let world = saying(&["A K\u{f6}ln \u{1f642} b"], None).await;
+    let world = saying(&["A K\u{f6}ln \u{1f642} b"], None, |worker| worker).await;
     let asked = json!({ "model": "scripted", "prompt": "x", "logprobs": 1, "temperature": 0 });
     let request = world.request(&asked).replace("/chat/completions", "/completions");
     let mut connection = world.send(&request).await;
