@@ -76,7 +76,7 @@ fn crowded(first: Duration, works: bool) -> Arc<Actor> {
             tokio::time::sleep(Duration::from_millis(500)).await;
             state.send_modify(|state| {
                 let more = GpuTime::from_nanos(u64::from(works) * 500_000_000);
-                state.accounts.requests = state.accounts.requests + more;
+                state.accounts.requests += more;
             });
         }
     });
@@ -147,7 +147,7 @@ async fn who_says_that_others_wait_and_computes_nothing_is_silent() {
     for _ in 0..3 {
         answers.push(router.dispatch(&job(10), 10).await.unwrap());
     }
-    let answers = answers.iter_mut().map(|answer| answer.next());
+    let answers = answers.iter_mut().map(routing::Answer::next);
     futures_util::future::join_all(answers).await;
 
     assert!(began.elapsed() < RouterSettings::default().stall.most);
