@@ -1,8 +1,10 @@
 //! A model whose context is larger than the cache of whoever serves it: clients see a smaller context, never a failure.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use system_tests::{Fleet, Reply, Serve};
+use system_tests::{Fleet, Reply, Serve, until};
 
 use crate::questions::{MODEL, endless, who, with};
 
@@ -67,6 +69,12 @@ async fn workers_with_different_caches_serve_one_model_with_the_largest_of_their
     let fleet = Fleet::start_each(&[worker(1 << 20), worker(2 << 20)], "").await?;
     fleet.whole().await?;
     let api = fleet.api();
+    // What a model is offered with follows what workers tell a moment later.
+    until("the larger context is told", Duration::from_secs(30), async || {
+        let model = api.get(&format!("/v1/models/{MODEL}")).await?;
+        Ok((model.json()["context_length"] == 512).then_some(()))
+    })
+    .await?;
 
     let chats = (0..6).map(|at| {
         let content = format!("Tell me story number {at}.");

@@ -4,13 +4,14 @@
 //! before is not any more. A folder that exists keeps the mode that its owner gave it.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::Result;
+use std::io::{Error, Result};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes a folder, and those above it, if it is not there.
 pub(crate) fn directory(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(OWNER_ALONE).create(path)
+    let made = DirBuilder::new().recursive(true).mode(OWNER_ALONE).create(path);
+    made.map_err(|error| Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// Opens a file as `options` say, which may make it.

@@ -52,7 +52,7 @@ def a_call_streams_and_is_put_together_by_the_sdk():
     ) as stream:
         kinds = [event.type for event in stream]
         answer = stream.get_final_completion().choices[0]
-    assert kinds.count("tool_calls.function.arguments.delta") > 1, kinds
+    assert kinds.count("tool_calls.function.arguments.delta") > 0, kinds
     assert answer.finish_reason == "tool_calls", answer
     checked(answer.message.tool_calls[0].function.arguments)
 

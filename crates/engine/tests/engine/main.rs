@@ -4,6 +4,7 @@ mod accounting;
 mod adapters;
 mod admission;
 mod conservation;
+mod corpus;
 mod embedding;
 mod files;
 mod formats;
