@@ -18,6 +18,9 @@ fn inclined_to_end() -> Vec<(u32, f32)> {
         if token.chars().all(|char| "\"]}".contains(char)) {
             // Within a string only a quote closes.
             bias.push((id, if token.starts_with('"') { 100.0 } else { 80.0 }));
+        } else if token.contains(|char: char| char.is_ascii_digit()) {
+            // Numbers need not end, and behind one a comma may be due.
+            bias.push((id, -100.0));
         } else if token.contains(['{', '[', ',']) {
             bias.push((id, -6.0));
         }
