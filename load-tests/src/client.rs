@@ -49,6 +49,10 @@ pub struct Sample {
     pub prompt_tokens: u64,
     /// Tokens, as the server's usage says.
     pub completion_tokens: u64,
+    /// Tokens of the prompt that were not computed, as the server's usage says.
+    pub cached_tokens: u64,
+    /// What it cost, in nano-dollars; 0 where the server does not say.
+    pub charge_nano_usd: u64,
     /// What went wrong.
     pub failure: Option<Failure>,
 }
@@ -80,6 +84,22 @@ struct Delta {
 struct Usage {
     prompt_tokens: u64,
     completion_tokens: u64,
+    #[serde(default)]
+    prompt_tokens_details: PromptDetails,
+    #[serde(default)]
+    cost_details: CostDetails,
+}
+
+#[derive(Default, Deserialize)]
+struct PromptDetails {
+    #[serde(default)]
+    cached_tokens: u64,
+}
+
+#[derive(Default, Deserialize)]
+struct CostDetails {
+    #[serde(default)]
+    charge_nano_usd: u64,
 }
 
 /// What every client here is made from.
@@ -148,6 +168,8 @@ impl Sample {
             ended: due,
             prompt_tokens: 0,
             completion_tokens: 0,
+            cached_tokens: 0,
+            charge_nano_usd: 0,
             failure: None,
         }
     }
@@ -182,8 +204,11 @@ impl Sample {
         }
         let chunk: Chunk =
             serde_json::from_slice(event).map_err(|_| Failure::new("stream_unreadable"))?;
-        if let Some(Usage { prompt_tokens, completion_tokens }) = chunk.usage {
-            (self.prompt_tokens, self.completion_tokens) = (prompt_tokens, completion_tokens);
+        if let Some(usage) = chunk.usage {
+            self.prompt_tokens = usage.prompt_tokens;
+            self.completion_tokens = usage.completion_tokens;
+            self.cached_tokens = usage.prompt_tokens_details.cached_tokens;
+            self.charge_nano_usd = usage.cost_details.charge_nano_usd;
         }
         if let Some(error) = chunk.error {
             return Err(Failure::said(&error));
@@ -241,7 +266,7 @@ mod tests {
     }
 
     const TEXT: &str = r#"data: {"choices":[{"delta":{"content":"a"}}],"usage":null}"#;
-    const USAGE: &str = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":8}}"#;
+    const USAGE: &str = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":8,"prompt_tokens_details":{"cached_tokens":2},"cost_details":{"charge_nano_usd":5}}}"#;
 
     #[test]
     fn only_chunks_with_text_count_as_tokens() {
@@ -253,6 +278,7 @@ mod tests {
         assert_eq!(sample.first_token(), Some(Duration::from_secs(3)));
         assert_eq!(sample.gaps().collect::<Vec<_>>(), [Duration::from_secs(1)]);
         assert_eq!((sample.prompt_tokens, sample.completion_tokens), (3, 8));
+        assert_eq!((sample.cached_tokens, sample.charge_nano_usd), (2, 5));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    Drain, Governed, Neighbour, Place, Soak, Trace, all, memory, scenario, spin, startup, streams,
+    Drain, Governed, Neighbour, Place, Soak, Trace, all, memory, prefix, scenario, spin, startup,
+    streams,
 };
 
 /// Measures Tollgate, or anything else with the same API, over HTTP.
@@ -46,6 +47,8 @@ enum Command {
     Soak(Soak),
     /// What an engine keeps of its speed beside another process; engines in this process
     Neighbour(Neighbour),
+    /// What a shared system prompt is worth to the second request that has it
+    Prefix,
     /// Keeps a processor busy until its input ends: the other process of `neighbour`
     #[command(hide = true)]
     Spin,
@@ -82,6 +85,7 @@ async fn run(place: &Place, command: Command) -> anyhow::Result<bool> {
         Command::Drain(drain) => drain.run().await,
         Command::Soak(soak) => soak.run().await,
         Command::Neighbour(neighbour) => neighbour.run().await,
+        Command::Prefix => prefix(place).await,
         Command::Spin => Ok(true),
         Command::All => all(place).await,
     }
