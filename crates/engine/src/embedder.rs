@@ -6,18 +6,18 @@
 //!
 //! Promise: every nanosecond of the thread has an owner ([`domain::Accounts`]).
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use domain::{GpuTime, ModelFiles, ModelInfo, ProjectId, Share, Times, Usage};
+use domain::{GpuTime, ModelFiles, ModelInfo, Share, Times, Usage};
 use tokio::sync::{oneshot, watch};
 
 use crate::encoder::Encoder;
 use crate::ledger::Ledger;
 use crate::ops::Pool;
 use crate::shifts::{Shift, Shifts};
+use crate::turns::Turns;
 use crate::{EngineError, EngineState, Failure, Refusal};
 
 /// A running encoder. Clones share one thread; dropping the last one ends it.
@@ -88,27 +88,17 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    tenants: BTreeMap<ProjectId, Tenant>,
-    waiting: usize,
+    orders: Turns<Order>,
     /// Tokens of those that wait.
     waiting_tokens: u64,
     /// Time an order takes, lately.
     order_time: Duration,
     /// Time a token takes, lately.
     token_time: Duration,
-    /// The virtual time of the tenant that was served last.
-    now: u128,
     /// Billed time that nobody read of, since the thread last looked.
     abandoned: GpuTime,
     draining: bool,
     closed: bool,
-}
-
-#[derive(Default)]
-struct Tenant {
-    orders: VecDeque<Order>,
-    /// Nanoseconds it had, divided by its weight.
-    had: u128,
 }
 
 struct Order {
@@ -160,8 +150,8 @@ impl Embedder {
         if queue.draining || queue.closed {
             return Err(Refusal::Draining);
         }
-        if queue.waiting >= self.0.shared.max_waiting {
-            let ahead = u32::try_from(queue.waiting).unwrap_or(u32::MAX);
+        if queue.orders.len() >= self.0.shared.max_waiting {
+            let ahead = u32::try_from(queue.orders.len()).unwrap_or(u32::MAX);
             let retry_in =
                 queue.order_time.saturating_mul(ahead).clamp(SHORTEST_HINT, LONGEST_HINT);
             return Err(Refusal::Full { retry_in });
@@ -252,37 +242,20 @@ impl Shared {
 
 impl Queue {
     fn push(&mut self, order: Order) {
-        let now = self.now;
-        let tenant = self.tenants.entry(order.share.tenant).or_default();
-        if tenant.orders.is_empty() {
-            // Who was away has saved nothing up.
-            tenant.had = tenant.had.max(now);
-        }
         self.waiting_tokens += order.tokens();
-        tenant.orders.push_back(order);
-        self.waiting += 1;
+        self.orders.push(order.share, order);
     }
 
     /// The next order: of the tenant who had the least; of equals, the first by id.
     fn pop(&mut self) -> Option<Order> {
-        let with_orders = self.tenants.values_mut().filter(|tenant| !tenant.orders.is_empty());
-        let tenant = with_orders.min_by_key(|tenant| tenant.had)?;
-        let order = tenant.orders.pop_front()?;
-        self.now = self.now.max(tenant.had);
-        self.waiting -= 1;
+        let order = self.orders.pop(|_, _| true)?;
         self.waiting_tokens -= order.tokens();
         Some(order)
     }
 
     fn charge(&mut self, share: Share, time: GpuTime, tokens: u32) {
-        let had = u128::from(time.nanos()) / u128::from(share.weight.max(1));
-        if let Some(tenant) = self.tenants.get_mut(&share.tenant) {
-            tenant.had += had;
-        }
-        if self.tenants.len() > MAX_IDLE_TENANTS {
-            self.tenants.retain(|_, tenant| !tenant.orders.is_empty());
-        }
         let time = Duration::from_nanos(time.nanos());
+        self.orders.charge(share, time);
         self.order_time = (self.order_time * 7 + time) / 8;
         if let Some(seen) = time.checked_div(tokens) {
             let known = if self.token_time.is_zero() { seen } else { self.token_time };
@@ -321,9 +294,9 @@ impl Thread {
         loop {
             self.ledger.abandon(std::mem::take(&mut queue.abandoned));
             if queue.closed {
-                let left = std::mem::take(&mut queue.tenants);
+                let mut left = std::mem::take(&mut queue.orders);
                 drop(queue);
-                for order in left.into_values().flat_map(|tenant| tenant.orders) {
+                while let Some(order) = left.pop(|_, _| true) {
                     // Who has left does not care.
                     let _ = order.answer.send(Err(Failure::Stopped));
                 }
@@ -383,7 +356,7 @@ impl Thread {
             let queue = self.shared.lock();
             EngineState {
                 running: u32::from(running > 0),
-                waiting: u32::try_from(queue.waiting).unwrap_or(u32::MAX),
+                waiting: u32::try_from(queue.orders.len()).unwrap_or(u32::MAX),
                 waiting_tokens: queue.waiting_tokens + running,
                 prompt_token_time: queue.token_time,
                 draining: queue.draining,
@@ -397,11 +370,13 @@ impl Thread {
 
 const SHORTEST_HINT: Duration = Duration::from_millis(20);
 const LONGEST_HINT: Duration = Duration::from_secs(10);
-/// More tenants than these are forgotten when they have nothing waiting.
-const MAX_IDLE_TENANTS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use domain::ProjectId;
+
     use super::*;
 
     fn order(tenant: ProjectId, weight: u32) -> Order {

@@ -102,7 +102,6 @@ impl<T> Turns<T> {
     }
 
     /// How much waits.
-    #[cfg(test)]
     pub(crate) const fn len(&self) -> usize {
         self.waiting
     }
