@@ -50,16 +50,7 @@ impl Place {
     /// How urgent it is by now, 0 the most, if it was not served for so long: that makes up for a priority.
     fn class(&self, waited: Duration) -> u32 {
         let steps = waited.as_secs() / AGING.as_secs();
-        let class = class(self.share.priority) as u32;
-        class.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX))
-    }
-}
-
-const fn class(priority: Priority) -> usize {
-    match priority {
-        Priority::Interactive => 0,
-        Priority::Standard => 1,
-        Priority::Batch => 2,
+        (self.share.priority as u32).saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX))
     }
 }
 
@@ -120,7 +111,7 @@ struct Standing {
     /// When it last had something here.
     seen: Instant,
     /// When one of its sequences was last admitted, of each class.
-    admitted: [Option<Instant>; 3],
+    admitted: [Option<Instant>; Priority::ALL.len()],
 }
 
 impl Standing {
@@ -170,7 +161,7 @@ impl Standings {
         place.expected = expected;
         let standing = self.standing(place.share, now);
         standing.waiting = standing.waiting.saturating_sub(1);
-        standing.admitted[class(place.share.priority)] = Some(now);
+        standing.admitted[place.share.priority as usize] = Some(now);
         standing.held.places += 1;
         standing.held.blocks += blocks;
         standing.expected += expected;
@@ -199,7 +190,7 @@ impl Standings {
     pub(crate) fn rank_waiting(&self, place: &Place, now: Instant) -> Rank {
         let standing = self.tenants.get(&place.share.tenant);
         let expected = standing.map_or(GpuTime::ZERO, |standing| standing.expected);
-        let admitted = standing.and_then(|it| it.admitted[class(place.share.priority)]);
+        let admitted = standing.and_then(|it| it.admitted[place.share.priority as usize]);
         let served = admitted.map_or(place.served, |admitted| admitted.max(place.served));
         let rank = self.rank_running(&Place { served, ..*place }, now);
         Rank { had: rank.had + virtual_time(expected, place.share.weight), ..rank }
@@ -252,7 +243,7 @@ impl Standings {
             waiting: 0,
             held: Room::default(),
             seen: now,
-            admitted: [None; 3],
+            admitted: [None; Priority::ALL.len()],
         });
         (standing.weight, standing.seen) = (share.weight, now);
         standing

@@ -21,7 +21,7 @@ mod drafts;
 mod wording;
 
 use drafts::Drafts;
-use wording::{SoFar, banned};
+use wording::{SoFar, banned, is_end};
 
 /// A sequence that waits for blocks.
 pub(crate) struct Arrival {
@@ -398,8 +398,7 @@ impl Running {
 
     /// Whether this token ends it.
     fn is_end(&self, id: u32, stop_tokens: &[u32]) -> bool {
-        let ends_turn = self.guide.is_some() || !self.output.ignore_eos;
-        (ends_turn && stop_tokens.contains(&id)) || self.output.stop_token_ids.contains(&id)
+        is_end(&self.output, stop_tokens, self.guide.is_some(), id)
     }
 
     fn append(&mut self, id: u32, logprobs: Option<Logprobs>, interval: Duration) {

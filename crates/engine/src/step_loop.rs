@@ -21,6 +21,7 @@ mod patience;
 mod seats;
 
 use drafts::Guessing;
+use order::order;
 use patience::Patience;
 
 use std::sync::Arc;
@@ -199,8 +200,9 @@ impl StepLoop {
         self.catch_up();
         self.grow();
         let mut needs = self.needs();
-        self.sit_out(&mut needs);
-        let mut turns = schedule(&needs, &self.order(&needs), self.bounds(&needs));
+        let ranks = self.ranks(&needs);
+        self.sit_out(&mut needs, &ranks);
+        let mut turns = schedule(&needs, &order(&ranks), self.bounds(&needs, &ranks));
         self.draft(&mut turns);
         self.prefixes.tell(&self.blocks.changes());
         self.ledger.book_overhead();

@@ -10,8 +10,6 @@
 
 use std::time::Duration;
 
-use domain::OutputRules;
-
 use crate::Failure;
 use crate::attribution::Phase;
 use crate::blocks::Block;
@@ -19,6 +17,7 @@ use crate::drafting::{Experience, MAX_DRAFT, OWN_MEMORY, Odds, Patience, Trial};
 use crate::lookup::{Lookup, continuation};
 use crate::sampler::Noted;
 
+use super::wording::is_end;
 use super::{Draw, End, Outcome, Running};
 
 /// The guesses of one sequence.
@@ -81,9 +80,8 @@ impl Running {
     /// behind what would end it.
     pub(crate) fn guess(&mut self, most: u32, stop_tokens: &[u32]) -> Option<(u32, u32)> {
         self.drop_draft();
-        let OutputRules { ignore_eos, stop_token_ids, .. } = &self.output;
-        let ends =
-            |id: &u32| (!ignore_eos && stop_tokens.contains(id)) || stop_token_ids.contains(id);
+        // No sequence in a format guesses.
+        let ends = |id: &u32| is_end(&self.output, stop_tokens, false, *id);
         let Drafts { lookup, run, length, .. } = &mut self.drafts;
         lookup.learn(&self.tokens, LEARNT_AT_ONCE);
         let found = lookup.find(&self.tokens)?;

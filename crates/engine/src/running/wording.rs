@@ -1,4 +1,4 @@
-//! Which tokens the rules of an output forbid at its next place.
+//! Which tokens the rules of an output forbid at its next place, and which end it.
 //!
 //! Decides from the rules and the output so far alone, with what is drawn ahead of it, so that a sequence that goes on
 //! elsewhere, or whose tokens were guessed, is forbidden the same.
@@ -62,6 +62,12 @@ pub(super) fn banned<'s>(
         all.dedup();
     }
     Banned { of_model, all }
+}
+
+/// Whether this token ends the output, in a format or in free text.
+pub(super) fn is_end(rules: &OutputRules, stop_tokens: &[u32], in_format: bool, id: u32) -> bool {
+    let ends_turn = in_format || !rules.ignore_eos;
+    (ends_turn && stop_tokens.contains(&id)) || rules.stop_token_ids.contains(&id)
 }
 
 impl Banned<'_> {

@@ -15,14 +15,13 @@ use crate::fair::Rank;
 use crate::schedule::{Budget, LEAST_PART, Need};
 
 impl StepLoop {
-    /// Takes the needs of sequences away that sit this step out.
-    pub(super) fn sit_out(&mut self, needs: &mut [Need]) {
-        let ranks = self.ranks(needs);
+    /// Takes the needs of sequences away that sit this step out; `ranks` are where they stand.
+    pub(super) fn sit_out(&mut self, needs: &mut [Need], ranks: &[Rank]) {
         let prompts = ranks.iter().zip(&*needs).filter(|(_, need)| need.is_prompt());
         let prompts: Vec<Rank> = prompts.map(|(rank, _)| *rank).collect();
         let mut some = false;
         if self.sat_out < MAX_SAT_OUT {
-            for (need, rank) in needs.iter_mut().zip(&ranks).filter(|(need, _)| need.is_ready()) {
+            for (need, rank) in needs.iter_mut().zip(ranks).filter(|(need, _)| need.is_ready()) {
                 if prompts.iter().any(|prompt| prompt.is_far_before(rank)) {
                     need.pending = 0;
                     some = true;
@@ -32,11 +31,10 @@ impl StepLoop {
         self.sat_out = if some { self.sat_out + 1 } else { 0 };
     }
 
-    /// The bounds of a step with these needs.
-    pub(super) fn bounds(&self, needs: &[Need]) -> Budget {
+    /// The bounds of a step with these needs of sequences that stand there.
+    pub(super) fn bounds(&self, needs: &[Need], ranks: &[Rank]) -> Budget {
         let budget = self.budget();
         let Some(least) = self.standings.least_lately(self.ledger.mark()) else { return budget };
-        let ranks = self.ranks(needs);
         let mut prompts = ranks.iter().zip(needs).filter(|(_, need)| need.is_prompt());
         if !prompts.all(|(rank, _)| rank.is_far_ahead(least)) {
             return budget;

@@ -40,16 +40,8 @@ impl StepLoop {
         self.standings.admit(&mut arrival.place, needed, expected, self.ledger.mark());
     }
 
-    /// The running sequences with these needs, who is served first in front. Prompts of a tenant go one after
-    /// the other; streams take turns, if there is not a turn for each in every step.
-    pub(super) fn order(&self, needs: &[Need]) -> Vec<usize> {
-        let ranks = self.ranks(needs);
-        let mut order: Vec<usize> = (0..ranks.len()).collect();
-        order.sort_unstable_by_key(|sequence| ranks[*sequence]);
-        order
-    }
-
-    /// Where the running sequences with these needs stand.
+    /// Where the running sequences with these needs stand. Prompts of a tenant go one after the other; streams take turns, if
+    /// there is not a turn for each in every step.
     pub(super) fn ranks(&self, needs: &[Need]) -> Vec<Rank> {
         let now = self.ledger.mark();
         let rank = |(running, need): (&Running, &Need)| -> Rank {
@@ -58,4 +50,11 @@ impl StepLoop {
         };
         self.running.iter().zip(needs).map(rank).collect()
     }
+}
+
+/// The indices of sequences that stand there, who is served first in front.
+pub(super) fn order(ranks: &[Rank]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..ranks.len()).collect();
+    order.sort_unstable_by_key(|sequence| ranks[*sequence]);
+    order
 }
