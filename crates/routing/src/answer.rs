@@ -294,9 +294,8 @@ impl Answer {
     /// What is known of the sequence that runs, as long as nothing is heard of it.
     fn unheard(&self) -> Option<Unheard<'_>> {
         let Running { heard, begun, .. } = self.running.as_ref()?;
-        let tokens = self.start.prompt.len() + self.start.generated.len();
         let (member, model) = (&self.site.member, &self.start.model);
-        Some(Unheard { member, model, tokens, heard: *heard, begun: *begun })
+        Some(Unheard { member, model, tokens: self.tokens(), heard: *heard, begun: *begun })
     }
 
     /// Nothing was heard of it until it should have been, by what was known then.

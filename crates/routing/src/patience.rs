@@ -18,7 +18,7 @@ pub(crate) struct Unheard<'a> {
     pub(crate) member: &'a Member,
     pub(crate) model: &'a ModelDigest,
     /// Tokens of its text so far.
-    pub(crate) tokens: usize,
+    pub(crate) tokens: u64,
     /// When something new was heard of it, or could not be expected.
     pub(crate) heard: Instant,
     /// Whether its worker said something new itself.
@@ -34,16 +34,16 @@ impl Unheard<'_> {
             |state: &WorkerState| predicted(&state.load_of(self.model), self.tokens, self.begun);
         let predicted = self.member.with_state(predicted).unwrap_or_default();
         let due = self.heard + predicted.clamp(limits.least, most);
-        match self.member.worked().filter(|_| self.waits()) {
-            Some(worked) => due.max((worked + limits.least).min(self.heard + most)),
-            None => due,
+        if !self.waits() {
+            return due;
         }
+        let Some(worked) = self.member.worked() else { return due };
+        due.max((worked + limits.least).min(self.heard + most))
     }
 
     /// Whether its worker may not have come to it, and worked on others.
     pub(crate) fn is_passed_over(&self, now: Instant, limits: StallLimits) -> bool {
-        let worked = self.member.worked();
-        self.waits() && worked.is_some_and(|worked| now < worked + limits.least)
+        self.waits() && self.member.worked().is_some_and(|worked| now < worked + limits.least)
     }
 
     fn waits(&self) -> bool {
@@ -54,12 +54,11 @@ impl Unheard<'_> {
 
 /// Several times what `member` predicts for reading `tokens` tokens that came now; it chooses that itself.
 pub(crate) fn predicted_end(member: &Member, model: &ModelDigest, tokens: u64) -> Duration {
-    let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
     let predicted = |state: &WorkerState| predicted(&state.load_of(model), tokens, false);
     member.with_state(predicted).unwrap_or_default()
 }
 
-fn predicted(state: &ModelLoad, prompt: usize, begun: bool) -> Duration {
+fn predicted(state: &ModelLoad, prompt: u64, begun: bool) -> Duration {
     let bounded = |duration: Duration| duration.min(LONGEST);
     let tokens = u32::try_from(prompt).unwrap_or(u32::MAX);
     // A sequence that gave way to others waits like a new one, and is computed again.

@@ -101,8 +101,8 @@ struct LaneQueue {
     flows: HashMap<ProjectId, Flow>,
     /// Tenants that wait, by the clock of their first ticket.
     order: BTreeSet<(u128, ProjectId)>,
-    /// Tickets by age.
-    ages: BTreeSet<(Instant, u64)>,
+    /// How many tickets wait.
+    len: usize,
     /// The lane's own clock: where the last one served stood.
     now: u128,
 }
@@ -144,14 +144,14 @@ impl FairQueue {
 
     /// Tickets in one lane.
     pub(crate) fn len_of(&self, lane: Lane) -> usize {
-        self.lanes[lane.at()].ages.len()
+        self.lanes[lane.at()].len
     }
 
     /// Tickets that would be served before this one if it came now: those that are more urgent, and of the same urgency
     /// those whose turn comes before. A flood of one tenant is not before another one's first ticket.
     pub(crate) fn ahead_of(&self, ticket: &Ticket) -> usize {
         let at = ticket.lane.at();
-        let urgent: usize = self.lanes[..at].iter().map(|lane| lane.ages.len()).sum();
+        let urgent: usize = self.lanes[..at].iter().map(|lane| lane.len).sum();
         urgent + self.lanes[at].ahead_of(ticket)
     }
 
@@ -239,7 +239,7 @@ impl LaneQueue {
 
     fn push_back(&mut self, ticket: Ticket) {
         let tenant = ticket.share.tenant;
-        self.ages.insert((ticket.since, ticket.id));
+        self.len += 1;
         let flow = self.flows.entry(tenant).or_default();
         if flow.tickets.is_empty() {
             // Who was away has saved nothing up.
@@ -259,14 +259,14 @@ impl LaneQueue {
         if !flow.tickets.is_empty() {
             self.order.insert((flow.tag, tenant));
         }
-        self.ages.remove(&(ticket.since, ticket.id));
+        self.len -= 1;
         self.forget_absent();
         Some(ticket)
     }
 
     fn put_back(&mut self, ticket: Ticket) {
         let tenant = ticket.share.tenant;
-        self.ages.insert((ticket.since, ticket.id));
+        self.len += 1;
         let flow = self.flows.entry(tenant).or_default();
         self.order.remove(&(flow.tag, tenant));
         if flow.tickets.is_empty() {
@@ -283,15 +283,15 @@ impl LaneQueue {
 
     fn remove(&mut self, ticket: Ticket) -> bool {
         let tenant = ticket.share.tenant;
-        if !self.ages.remove(&(ticket.since, ticket.id)) {
+        let Some(flow) = self.flows.get_mut(&tenant) else { return false };
+        let Some(at) = flow.tickets.iter().position(|waiting| waiting.id == ticket.id) else {
             return false;
+        };
+        flow.tickets.remove(at);
+        if flow.tickets.is_empty() {
+            self.order.remove(&(flow.tag, tenant));
         }
-        if let Some(flow) = self.flows.get_mut(&tenant) {
-            flow.tickets.retain(|waiting| waiting.id != ticket.id);
-            if flow.tickets.is_empty() {
-                self.order.remove(&(flow.tag, tenant));
-            }
-        }
+        self.len -= 1;
         self.forget_absent();
         true
     }
@@ -302,7 +302,7 @@ impl LaneQueue {
             let now = self.now;
             self.flows.retain(|_, flow| !flow.tickets.is_empty() || flow.tag > now);
         }
-        if self.ages.is_empty() {
+        if self.len == 0 {
             self.flows.clear();
             self.now = 0;
         }
