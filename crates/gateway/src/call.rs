@@ -27,7 +27,7 @@ pub(crate) use tools::tools;
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) model: ModelName,
-    pub(crate) prompt: Prompt,
+    pub(crate) prompt: Arc<Prompt>,
     pub(crate) reading: Reading,
     /// The prompt is the beginning of the answer.
     pub(crate) echo: bool,
@@ -126,7 +126,7 @@ impl Call {
         let sampling = sampling(fields, seed)?;
         Ok(Self {
             model: ModelName::new(fields.required_text("model")?),
-            prompt,
+            prompt: Arc::new(prompt),
             reading: Reading::of(fields)?,
             echo: false,
             max_output,
@@ -193,7 +193,7 @@ pub(crate) fn session_number(name: &str) -> u64 {
 impl Call {
     /// What comes before the answer, if the prompt does.
     pub(crate) fn echo(&self) -> Option<Echo> {
-        let whole = || match &self.prompt {
+        let whole = || match &*self.prompt {
             Prompt::Text(text) if self.reading.kept == Kept::All => Some(text.clone()),
             Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Chat(_) => None,
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use domain::{Format, OutputRules, Reasoning, Sampling, TextRules};
 
 use super::{Model, SHORT_PROMPT_BYTES};
-use crate::call::{Call, Kept, Prompt};
+use crate::call::{Call, Kept};
 use crate::failure::Failure;
 use crate::text::Encoded;
 
@@ -66,7 +66,7 @@ async fn encoded(model: &Arc<Model>, call: &Call) -> Result<Encoded, Failure> {
     if call.prompt.bytes() <= SHORT_PROMPT_BYTES {
         return model.text.encode(&call.prompt, special_tokens, longest);
     }
-    let (text, prompt): (_, Prompt) = (Arc::clone(&model.text), call.prompt.clone());
+    let (text, prompt) = (Arc::clone(&model.text), Arc::clone(&call.prompt));
     let encoding =
         tokio::task::spawn_blocking(move || text.encode(&prompt, special_tokens, longest));
     encoding.await.map_err(Failure::internal)?

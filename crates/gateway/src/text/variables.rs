@@ -80,7 +80,7 @@ mod tests {
         let endpoint = endpoints::find(&http::Method::POST, "/v1/chat/completions").unwrap();
         let Action::Answer(codec) = endpoint.endpoint.action else { panic!("it answers") };
         let call = codec.parse(body.to_string().as_bytes()).map_err(blamed)?;
-        assert!(matches!(call.prompt, Prompt::Chat(_)));
+        assert!(matches!(*call.prompt, Prompt::Chat(_)));
         let text = ModelText::new(&files, &[]).unwrap();
         let encoded = text.encode(&call.prompt, None, 1000).map_err(blamed)?;
         Ok(text.text_of(&encoded.ids))
